@@ -1,0 +1,200 @@
+"""An attack: how a latent search against an observed update is set up, and its presets."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+import numpy as np
+from torch import Tensor
+
+from engine import validate
+from engine.attacks.distances import DISTANCES
+from engine.attacks.knowledge import ThreatKnowledge
+from engine.attacks.labels import LABEL_INFERENCES
+from engine.attacks.objective import GradientMatchingObjective
+from engine.attacks.regularisers import REGULARISERS
+from engine.attacks.search import Progress, run_search
+from engine.attacks.searchers import make_searcher
+from engine.defenses.base import Imitation, estimate_imitations
+from engine.errors import InputError, PlanError
+from engine.federation.update import Update
+from engine.seeding import stream_seed
+from search_spaces.latent import SPACES, make_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings:
+    """Everything that determines an attack besides its knowledge, budget and seed.
+
+    Attributes:
+        searcher: ``family`` or ``family:optimizer``, e.g. ``nevergrad:DiagonalCMA``.
+        searcher_settings: Further arguments of the searcher.
+        space: Name of the latent space: ``gaussian``, ``tanh`` or ``raw``.
+        label_inference: How the class is inferred from the update: ``bias`` or ``row_sum``.
+        distance: ``squared_l2`` (the paper's D1) or ``cosine`` (D2).
+        regulariser: ``none``, ``kl`` (the paper's R1), ``norm`` (R2) or ``prior``.
+        regulariser_weight: Factor of the regulariser; ``posterior`` for the one that makes squared
+            L2 and ``prior`` a posterior: the estimated variance of the noise, divided by the
+            number of parameter tensors as the distance is.
+        published_code: Imitate defenses as GGL's published code does where it departs from the
+            paper.
+    """
+
+    searcher: str = "nevergrad:DiagonalCMA"
+    searcher_settings: Mapping[str, object] = field(default_factory=dict)
+    space: str = "gaussian"
+    label_inference: str = "bias"
+    distance: str = "squared_l2"
+    regulariser: str = "prior"
+    regulariser_weight: float | Literal["posterior"] = "posterior"
+    published_code: bool = False
+
+    def __post_init__(self) -> None:
+        validate.choice(tuple(SPACES), space=self.space)
+        validate.choice(tuple(LABEL_INFERENCES), label_inference=self.label_inference)
+        validate.choice(tuple(DISTANCES), distance=self.distance)
+        validate.choice(tuple(REGULARISERS), regulariser=self.regulariser)
+        if self.regulariser_weight == "posterior":
+            self._check_posterior()
+        else:
+            validate.in_range(0, 1e9, regulariser_weight=self.regulariser_weight)
+
+    def _check_posterior(self) -> None:
+        if (self.distance, self.regulariser) != ("squared_l2", "prior"):
+            raise PlanError(
+                "Expected distance: squared_l2 and regulariser: prior with regulariser_weight: "
+                f"posterior, got {self.distance!r} and {self.regulariser!r}. Give a number."
+            )
+
+    def weight_of(self, imitation: Imitation, tensors: int) -> float:
+        """Returns the regulariser's factor, given the estimated defense."""
+        if self.regulariser_weight == "posterior":
+            return imitation.noise_std**2 / tensors
+        return self.regulariser_weight
+
+
+# GGL's published code for its small generator (CelebA), to the letter: the optimizer called "CMA"
+# when it was written (today's OldCMA), told of 500 rounds and one worker but asked 50 times before
+# it is told, starting from zeros on unsquashed latents, with the scalar KL penalty.
+PUBLISHED_GGL: Final = AttackSettings(
+    searcher="nevergrad:OldCMA",
+    searcher_settings={"population": 50, "workers": 1, "planned_budget": 500, "init": "zeros"},
+    space="raw",
+    label_inference="row_sum",
+    distance="squared_l2",
+    regulariser="kl",
+    regulariser_weight=0.1,
+    published_code=True,
+)
+
+PRESETS: Final[Mapping[str, AttackSettings]] = MappingProxyType(
+    {"default": AttackSettings(), "ggl": PUBLISHED_GGL}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """What an attack rebuilt.
+
+    Attributes:
+        image: Image of the best latent, ``(1, ch, H, W)`` in [0, 1].
+        latent: The best latent, ``(1, d)``.
+        loss: Matching loss of the best latent.
+        losses: Loss of every candidate in the order evaluated, ``(evaluations,)``.
+    """
+
+    image: Tensor
+    latent: Tensor
+    loss: float
+    losses: np.ndarray
+
+
+def prepare_objective(
+    observed: Update, knowledge: ThreatKnowledge, settings: AttackSettings
+) -> GradientMatchingObjective:
+    """Infers the label, estimates the defense, and returns the loss to be searched."""
+    imitation = estimate_imitations(
+        knowledge.defense_kinds,
+        observed,
+        head=knowledge.head,
+        published_code=settings.published_code,
+    )
+    return GradientMatchingObjective(
+        observed=observed,
+        label=LABEL_INFERENCES[settings.label_inference](observed, knowledge.head),
+        knowledge=knowledge,
+        imitate=imitation,
+        distance=DISTANCES[settings.distance],
+        regulariser=REGULARISERS[settings.regulariser],
+        regulariser_weight=settings.weight_of(imitation, len(observed.tensors)),
+    )
+
+
+def run_attack(
+    objective: GradientMatchingObjective,
+    settings: AttackSettings,
+    *,
+    budget: int,
+    seed: int,
+    known_losses: np.ndarray | None = None,
+    on_batch: Callable[[Progress], None] = lambda _: None,
+) -> Reconstruction:
+    """Rebuilds the private image behind one observed update.
+
+    Args:
+        objective: The loss to be searched, from :func:`prepare_objective`.
+        settings: How to search it.
+        budget: Candidate evaluations to spend.
+        seed: Root of the searcher's randomness.
+        known_losses: Losses of the same attack interrupted, see :func:`run_search`.
+        on_batch: Called after every population.
+
+    Raises:
+        InputError: If no candidate had a finite loss.
+    """
+    latent_dim = objective.knowledge.latent_dim
+    searcher = make_searcher(
+        settings.searcher,
+        dim=latent_dim,
+        budget=budget,
+        seed=stream_seed(seed, "searcher"),
+        **settings.searcher_settings,
+    )
+    result = run_search(
+        objective,
+        searcher,
+        make_space(settings.space, latent_dim),
+        budget=budget,
+        population=searcher.preferred_population,
+        known_losses=known_losses,
+        device=next(iter(objective.observed.tensors.values())).device,
+        on_batch=on_batch,
+    )
+    if result.latent is None:
+        raise InputError(
+            f"Expected at least one finite loss among {budget} candidates, got none. "
+            "Check the observed update and the target model for overflowing values."
+        )
+    return Reconstruction(
+        image=objective.generate(result.latent),
+        latent=result.latent,
+        loss=result.loss,
+        losses=result.losses,
+    )
+
+
+def check_settings(settings: AttackSettings, *, latent_dim: int, budget: int) -> None:
+    """Builds the searcher once, so that a plan that names an impossible one fails early.
+
+    Raises:
+        PlanError: For an unknown searcher or optimizer, wrong settings, or a missing package.
+    """
+    searcher = make_searcher(
+        settings.searcher, dim=latent_dim, budget=budget, seed=0, **settings.searcher_settings
+    )
+    if settings.space == "raw" and searcher.view != "normal":
+        raise PlanError(
+            f"Expected a bounded space for the searcher {settings.searcher!r}, got space='raw'. "
+            "Use space: gaussian."
+        )

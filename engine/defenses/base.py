@@ -1,0 +1,150 @@
+"""The defense protocol, its registry, and chains of defenses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from engine.federation.target_models import Head
+from engine.federation.update import Update
+from engine.registry import Registry
+
+
+@dataclass(frozen=True)
+class ClientContext:
+    """What a client knows while it defends its update; no attacker ever gets it.
+
+    Attributes:
+        model: Target model in evaluation mode.
+        head: Its last linear layer.
+        images: The clients' private images, ``(C, ch, H, W)``.
+        labels: Their labels, ``(C,)``.
+    """
+
+    model: nn.Module
+    head: Head
+    images: Tensor
+    labels: Tensor
+
+
+class Imitation(Protocol):
+    """An attacker's imitation of a defense, applied to the updates of candidates.
+
+    Deterministic; keeps names and shapes; ``str()`` of it says in words what was estimated.
+
+    Attributes:
+        noise_std: Estimated standard deviation of the noise in each entry; 0 if there is none.
+    """
+
+    @property
+    def noise_std(self) -> float: ...
+
+    def __call__(self, update: Update) -> Update:
+        """Returns what ``update`` would look like behind the estimated defense."""
+
+
+class Defense(Protocol):
+    """Turns client updates into the updates that are shared.
+
+    Guarantees, checked for every registered defense by ``tests/contracts/defense.py``:
+        - the input update is not modified;
+        - names, shapes, dtypes and devices are kept;
+        - all randomness comes from ``rng``, so equal seeds give equal outputs.
+    """
+
+    def __call__(self, update: Update, *, client: ClientContext, rng: torch.Generator) -> Update:
+        """Returns the updates the clients share, ``C`` of them as in ``update``."""
+
+    @staticmethod
+    def estimate(observed: Update, *, head: Head, published_code: bool) -> Imitation:
+        """Estimates this kind of defense from one observed update (``C = 1``) alone.
+
+        Args:
+            observed: The update the server received.
+            head: The target model's last linear layer, which the server knows.
+            published_code: Imitate as GGL's published code does where it departs from the paper.
+        """
+
+
+DEFENSES: Registry[Defense] = Registry("defense")
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The imitation that leaves candidates as they are."""
+
+    noise_std: float = 0.0
+
+    def __call__(self, update: Update) -> Update:
+        return update
+
+    def __str__(self) -> str:
+        if self.noise_std:
+            return f"noise of a standard deviation of {self.noise_std:.3g}"
+        return "nothing to imitate"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Imitations applied one after the other."""
+
+    parts: tuple[Imitation, ...]
+
+    @property
+    def noise_std(self) -> float:
+        return max(part.noise_std for part in self.parts)
+
+    def __call__(self, update: Update) -> Update:
+        for part in self.parts:
+            update = part(update)
+        return update
+
+    def __str__(self) -> str:
+        return ", then ".join(str(part) for part in self.parts)
+
+
+def apply_defenses(
+    chain: Sequence[Defense], update: Update, *, client: ClientContext, rng: torch.Generator
+) -> Update:
+    """Returns ``update`` behind every defense of the chain, in its order."""
+    for defense in chain:
+        update = defense(update, client=client, rng=rng)
+    return update
+
+
+def estimate_imitations(
+    kinds: Sequence[str], observed: Update, *, head: Head, published_code: bool = False
+) -> Imitation:
+    """Estimates a chain of defenses from the observed update, knowing their kinds only.
+
+    The parameters of a defense (its bound, its percentage) never reach the attacker: it is given
+    registered names and estimates the rest. Every kind of a chain is estimated from the same
+    observed update, so that a bound estimated behind noise includes the noise's norm.
+    """
+    parts = [
+        DEFENSES.get(kind).estimate(  # type: ignore[attr-defined]
+            observed, head=head, published_code=published_code
+        )
+        for kind in kinds
+    ]
+    return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+
+
+def label_defenses(chain: Sequence[Defense]) -> str:
+    """Returns the chain as a reader sees it, e.g. ``clipping(max_norm=4) + sparsification(...)``."""
+    return " + ".join(_label(defense) for defense in chain)
+
+
+def _label(defense: Any) -> str:
+    settings = ", ".join(
+        f"{field.name}={_short(getattr(defense, field.name))}"
+        for field in fields(defense)
+        if field.repr
+    )
+    return f"{defense.name}({settings})" if settings else str(defense.name)
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

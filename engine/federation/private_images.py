@@ -1,0 +1,80 @@
+"""Private images: what the clients of a simulated federation hold. No attack may import this."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from engine.errors import InputError, PlanError
+from engine.checkpoints import read_tensors
+
+TENSORS = ("images", "labels", "distractor_images", "distractor_labels")
+
+
+@dataclass(frozen=True)
+class PrivateImages:
+    """Images that clients train on, and others of the same classes to tell them from.
+
+    Attributes:
+        images: ``(N, ch, H, W)`` in [0, 1], one a client.
+        labels: Their classes, ``(N,)``.
+        distractor_images: ``(M, ch, H, W)`` in [0, 1], never part of any client's data.
+        distractor_labels: Their classes, ``(M,)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    distractor_images: Tensor
+    distractor_labels: Tensor
+
+    def distractors_of(self, label: int) -> Tensor:
+        """Returns the distractors of one class, ``(m, ch, H, W)``."""
+        return self.distractor_images[self.distractor_labels == label]
+
+    def donor_of(self, target: int) -> int:
+        """Returns another private image to attack in place of ``target``: the next of its class.
+
+        Without another one of the class, the next image of any class.
+        """
+        order = [*range(target + 1, len(self.images)), *range(target)]
+        same = [index for index in order if self.labels[index] == self.labels[target]]
+        if not order:
+            raise PlanError("Expected at least 2 private images for the shuffled control, got 1.")
+        return (same or order)[0]
+
+
+def load_private_images(path: Path) -> PrivateImages:
+    """Reads private images from a safetensors file.
+
+    The file holds ``images`` and ``distractor_images`` as uint8 ``(N, ch, H, W)``, ``labels`` and
+    ``distractor_labels`` as int64 ``(N,)``.
+
+    Raises:
+        InputError: If the file is missing, unsafe, damaged or holds anything else.
+    """
+    tensors = read_tensors(path)
+    for name in TENSORS:
+        if name not in tensors:
+            raise InputError(f"Expected the tensors {', '.join(TENSORS)} in {path}, got no {name}.")
+    _check_split(path, tensors, "")
+    _check_split(path, tensors, "distractor_")
+    return PrivateImages(
+        images=tensors["images"] / 255,
+        labels=tensors["labels"],
+        distractor_images=tensors["distractor_images"] / 255,
+        distractor_labels=tensors["distractor_labels"],
+    )
+
+
+def _check_split(path: Path, tensors: dict[str, Tensor], prefix: str) -> None:
+    images, labels = tensors[f"{prefix}images"], tensors[f"{prefix}labels"]
+    if str(images.dtype) != "torch.uint8" or images.ndim != 4:
+        raise InputError(
+            f"Expected {prefix}images in {path} as uint8 of shape (N, ch, H, W), "
+            f"got {images.dtype} of shape {tuple(images.shape)}."
+        )
+    if str(labels.dtype) != "torch.int64" or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"Expected {prefix}labels in {path} as int64 of shape ({len(images)},), "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}."
+        )

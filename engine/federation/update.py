@@ -1,0 +1,48 @@
+"""Model updates: the tensors clients share, keyed by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Update:
+    """The updates of ``C`` clients (or of ``C`` simulated candidates).
+
+    There is no unbatched form: a single client's update has ``C = 1``.
+
+    Attributes:
+        tensors: Parameter name to tensor ``(C, *parameter shape)``, in model order.
+            Detached, on one device, and never modified in place.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        """Returns the number of clients ``C``."""
+        return len(next(iter(self.tensors.values())))
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Update:
+        """Returns a new update with ``fn`` applied to every tensor."""
+        return Update({name: fn(tensor) for name, tensor in self.tensors.items()})
+
+    def replace(self, **tensors: Tensor) -> Update:
+        """Returns a new update in which the named tensors stand for the old ones."""
+        return Update({**self.tensors, **tensors})
+
+    def squared_norms(self) -> Tensor:
+        """Returns squared L2 norms ``(C, tensors)``, one column a parameter tensor."""
+        columns = [tensor.flatten(1).square().sum(1) for tensor in self.tensors.values()]
+        return torch.stack(columns, dim=1)
+
+    def l2_norms(self) -> Tensor:
+        """Returns each client's L2 norm over all parameters together, ``(C,)``."""
+        return self.squared_norms().sum(1).sqrt()
+
+    def parameters(self) -> int:
+        """Returns the number of entries of one client's update."""
+        return sum(tensor[0].numel() for tensor in self.tensors.values())

@@ -1,0 +1,7 @@
+"""Generators: latents and labels to images, pre-trained on public images, frozen."""
+
+from engine.generators.base import GENERATORS, Generator
+from engine.generators.deconvolutional import DeconvolutionalGenerator
+from engine.generators.mlp import MlpGenerator
+
+__all__ = ["GENERATORS", "DeconvolutionalGenerator", "Generator", "MlpGenerator"]

@@ -1,0 +1,1 @@
+"""The scoring side: the only place where private images and reconstructions meet."""

@@ -1,0 +1,41 @@
+"""The evaluation classifier: a judge that no attack ever uses."""
+
+from torch import Tensor, nn
+
+
+class EvaluationClassifier(nn.Module):
+    """Two convolutions and two linear layers for small images.
+
+    Its 64 penultimate activations are the features in which distances, identification and the
+    Fréchet distance are measured.
+
+    Args:
+        image_shape: ``(ch, H, W)``; ``H`` and ``W`` divisible by 4.
+        classes: Number of classes ``K``.
+    """
+
+    def __init__(self, *, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * (height // 4) * (width // 4), 64),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(64, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits ``(N, K)`` of images ``(N, ch, H, W)`` in [0, 1]."""
+        logits: Tensor = self.classifier(self.layers(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Returns features ``(N, 64)`` of images ``(N, ch, H, W)`` in [0, 1]."""
+        features: Tensor = self.layers(images)
+        return features
