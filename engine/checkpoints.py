@@ -40,11 +40,7 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"Expected a safetensors file at {path}, found none. Check the path.")
     _refuse_other_formats(path)
-    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-        raise InputError(
-            f"Expected {path.name} with sha256 {sha256}, got {found}. "
-            "The file is damaged or another one; fetch it again or correct the plan."
-        )
+    check_sha256(path, sha256)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -85,6 +81,15 @@ def read_card(path: Path) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise InputError(f"Expected a JSON object in {path}, got a {type(card).__name__}.")
     return card
+
+
+def check_sha256(path: Path, expected: str | None) -> None:
+    """Raises InputError unless the file has the expected hash; None expects nothing."""
+    if expected is not None and (found := file_sha256(path)) != expected.lower():
+        raise InputError(
+            f"Expected {path.name} with sha256 {expected}, got {found}. "
+            "The file is damaged or another one; fetch it again or correct the hash."
+        )
 
 
 def file_sha256(path: Path) -> str:

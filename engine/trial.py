@@ -28,6 +28,7 @@ from engine.federation.private_images import PrivateImages
 from engine.generators import Generator
 from engine.scoring import metrics
 from engine.scoring.evaluation_classifier import EvaluationClassifier
+from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.identification import pixels, truth_rank
 from engine.scoring.oracle import project
 from engine.seeding import stream, stream_seed
@@ -68,8 +69,8 @@ class TrialSpec:
 
     @property
     def defense_label(self) -> str:
-        """The defenses as a reader sees them."""
-        return label_defenses(self.chain())
+        """The defenses as a reader sees them; the oracle depends on none."""
+        return ANY_DEFENSE if self.attack == "oracle" else label_defenses(self.chain())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """An attack: how a latent search against an observed update is set up, and its presets."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -66,6 +66,10 @@ class AttackSettings:
                 "Expected distance: squared_l2 and regulariser: prior with regulariser_weight: "
                 f"posterior, got {self.distance!r} and {self.regulariser!r}. Give a number."
             )
+
+    def with_searcher(self, searcher: str) -> "AttackSettings":
+        """Returns the same attack searched by another searcher with its own defaults."""
+        return replace(self, searcher=searcher, searcher_settings={})
 
     def weight_of(self, imitation: Imitation, tensors: int) -> float:
         """Returns the regulariser's factor, given the estimated defense."""

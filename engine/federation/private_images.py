@@ -1,12 +1,13 @@
 """Private images: what the clients of a simulated federation hold. No attack may import this."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from engine.errors import InputError, PlanError
 from engine.checkpoints import read_tensors
+from engine.errors import InputError, PlanError
 
 TENSORS = ("images", "labels", "distractor_images", "distractor_labels")
 
@@ -26,6 +27,10 @@ class PrivateImages:
     labels: Tensor
     distractor_images: Tensor
     distractor_labels: Tensor
+
+    def to(self, device: torch.device) -> "PrivateImages":
+        """Returns the same images on another device."""
+        return PrivateImages(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def distractors_of(self, label: int) -> Tensor:
         """Returns the distractors of one class, ``(m, ch, H, W)``."""

@@ -2,6 +2,7 @@
 
 from engine.generators.base import GENERATORS, Generator
 from engine.generators.deconvolutional import DeconvolutionalGenerator
+from engine.generators.loading import load_generator
 from engine.generators.mlp import MlpGenerator
 
-__all__ = ["GENERATORS", "DeconvolutionalGenerator", "Generator", "MlpGenerator"]
+__all__ = ["GENERATORS", "DeconvolutionalGenerator", "Generator", "MlpGenerator", "load_generator"]

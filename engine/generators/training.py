@@ -7,6 +7,7 @@ to the moments of its codes (:class:`~engine.generators.class_gaussian.ClassGaus
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,9 +161,11 @@ class Trainer:
         )
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), 4e-4, betas=(0.5, 0.99))
         self.epoch = 0
+        self.seconds = 0.0
 
     def run_epoch(self, on_batch: Callable[[], None]) -> EpochFigures:
         """Trains one epoch, fits the prior, and returns the epoch's figures."""
+        started = time.monotonic()
         rng = torch.Generator(self.device)
         rng.manual_seed(stream_seed(self.settings.seed, "epoch", self.epoch))
         order = torch.randperm(len(self.images), generator=rng, device=self.device).cpu()
@@ -175,16 +178,19 @@ class Trainer:
             on_batch()
         self.epoch += 1
         self._fit_prior()
+        self.seconds += time.monotonic() - started
         squared_error, divergence, critic_loss = (sums / len(batches)).tolist()
         return EpochFigures(self.epoch, squared_error, divergence, critic_loss)
 
     def save(self, folder: Path) -> None:
         """Writes everything a resumed training needs, atomically."""
-        save_training_state(folder, self._parts(), epoch=self.epoch, settings=asdict(self.settings))
+        progress = {"epoch": self.epoch, "seconds": self.seconds}
+        save_training_state(folder, self._parts(), progress, settings=asdict(self.settings))
 
     def resume(self, folder: Path) -> None:
         """Continues from ``folder``; raises InputError if it holds another training."""
-        self.epoch = load_training_state(folder, self._parts(), settings=asdict(self.settings))
+        progress = load_training_state(folder, self._parts(), settings=asdict(self.settings))
+        self.epoch, self.seconds = int(progress["epoch"]), progress["seconds"]
 
     def _parts(self) -> dict[str, Any]:
         return {

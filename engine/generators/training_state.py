@@ -10,16 +10,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.errors import InputError
 from engine.checkpoints import read_card, read_tensors
+from engine.errors import InputError
 
 Part = nn.Module | torch.optim.Optimizer
 
 
 def save_training_state(
-    folder: Path, parts: Mapping[str, Part], *, epoch: int, settings: Mapping[str, object]
+    folder: Path,
+    parts: Mapping[str, Part],
+    progress: Mapping[str, float],
+    *,
+    settings: Mapping[str, object],
 ) -> None:
-    """Writes the modules and optimisers of a training after ``epoch`` epochs."""
+    """Writes the modules and optimisers of a training, and how far it has come."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
@@ -27,7 +31,7 @@ def save_training_state(
         for name, tensor in _tensors(holder).items()
     }
     save_file(tensors, folder / "training.safetensors.new")
-    card = json.dumps({"epoch": epoch, "settings": settings}, indent=1)
+    card = json.dumps({"progress": progress, "settings": settings}, indent=1)
     (folder / "training.json.new").write_text(card, encoding="utf-8")
     os.replace(folder / "training.safetensors.new", folder / "training.safetensors")
     os.replace(folder / "training.json.new", folder / "training.json")
@@ -35,8 +39,8 @@ def save_training_state(
 
 def load_training_state(
     folder: Path, parts: Mapping[str, Part], *, settings: Mapping[str, object]
-) -> int:
-    """Restores the parts in place and returns the epochs done.
+) -> dict[str, float]:
+    """Restores the parts in place and returns how far the training had come.
 
     Raises:
         InputError: If the state is missing, damaged, or of a training with other settings.
@@ -55,7 +59,8 @@ def load_training_state(
             holder.load_state_dict(mine)
         else:
             _load_optimizer(holder, mine)
-    return int(card["epoch"])
+    progress: dict[str, float] = card["progress"]
+    return progress
 
 
 def _tensors(holder: Part) -> dict[str, Tensor]:

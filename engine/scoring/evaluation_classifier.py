@@ -1,6 +1,10 @@
 """The evaluation classifier: a judge that no attack ever uses."""
 
+from pathlib import Path
+
 from torch import Tensor, nn
+
+from engine.checkpoints import check_sha256, load_weights, read_card, read_tensors
 
 
 class EvaluationClassifier(nn.Module):
@@ -39,3 +43,23 @@ class EvaluationClassifier(nn.Module):
         """Returns features ``(N, 64)`` of images ``(N, ch, H, W)`` in [0, 1]."""
         features: Tensor = self.layers(images)
         return features
+
+
+def load_classifier(weights: Path, *, sha256: str | None = None) -> EvaluationClassifier:
+    """Returns the evaluation classifier in ``weights``, in evaluation mode and frozen.
+
+    The JSON card of the same name beside the weights gives the image shape and the classes.
+
+    Raises:
+        InputError: If a file is missing, unsafe, damaged or another one.
+    """
+    tensors = read_tensors(weights, sha256=sha256)
+    card = read_card(weights.with_suffix(".json"))
+    check_sha256(weights, card.get("sha256"))
+    channels, height, width = card["settings"]["image_shape"]
+    classifier = EvaluationClassifier(
+        image_shape=(channels, height, width), classes=card["settings"]["classes"]
+    )
+    load_weights(classifier, tensors, source=str(weights))
+    classifier.eval().requires_grad_(False)
+    return classifier

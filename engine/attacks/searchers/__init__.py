@@ -7,9 +7,7 @@ from engine.attacks.searchers.random_searcher import RandomSearcher
 __all__ = ["SEARCHERS", "NevergradSearcher", "RandomSearcher", "Searcher", "make_searcher"]
 
 
-def make_searcher(
-    name: str, *, dim: int, budget: int, seed: int, **settings: object
-) -> Searcher:
+def make_searcher(name: str, *, dim: int, budget: int, seed: int, **settings: object) -> Searcher:
     """Builds a searcher from its name, ``family`` or ``family:optimizer``.
 
     Args:

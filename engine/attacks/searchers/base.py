@@ -30,8 +30,7 @@ class Searcher(Protocol):
         """Returns points ``(candidates, dim)`` to evaluate."""
 
     def tell(self, points: np.ndarray, losses: np.ndarray) -> None:
-        """Reports losses ``(candidates,)``, all finite, of the points asked last; lower is better.
-        """
+        """Reports losses ``(candidates,)``, all finite, of the points asked last; lower is better."""
 
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")

@@ -1,0 +1,300 @@
+"""One audit: a plan's trials run, recorded, summarised and reported; resumable at any moment."""
+
+import csv
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from engine import tuning
+from engine.errors import AuditError
+from engine.lab import check_plan, trial_specs
+from engine.plan import Plan, make_plan, threat_card
+from engine.progress import ProgressView
+from engine.provenance import collect_provenance
+from engine.reporting import montage, render_page
+from engine.run_folder import RunFolder, write_json
+from engine.scoring.groups import summarise_groups
+from engine.scoring.verdict import judge
+from engine.tracking import Uploader
+from engine.trial import Lab, TrialSpec
+from engine.trial_record import spec_hash, to_metrics, to_params
+
+TRACKING_PATIENCE_SECONDS = 30.0
+
+
+class InterruptedAuditError(AuditError):
+    """The user stopped the audit; what is finished is kept."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class Recorder:
+    """Writes what happens to trials into the run folder, and shows it.
+
+    Attributes:
+        folder: The audit's run folder.
+        specs: The audit's trials by their ids.
+        view: What the user watches.
+        failures: Trials that failed.
+    """
+
+    folder: RunFolder
+    specs: Mapping[str, TrialSpec]
+    view: ProgressView
+    failures: int = 0
+
+    def started(self, trial: str) -> None:
+        """Logs that a trial was taken up."""
+        self.folder.append_event("trial_started", trial=trial, params=to_params(self.specs[trial]))
+
+    def progressed(self, trial: str, evaluations: int, loss: float | None) -> None:
+        """Logs how far a trial has come."""
+        self.folder.append_event("trial_progress", trial=trial, evaluations=evaluations, loss=loss)
+        self.view.progressed(trial, evaluations)
+
+    def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        """Keeps a trial's outcome: its image first, its result last, as that marks it finished."""
+        self.folder.save_image(trial, arrays["image"])
+        self.folder.save_losses(trial, np.asarray(arrays["losses"]), result["spec"])
+        write_json(self.folder.trial_folder(trial) / "result.json", result)
+        self.folder.append_event(
+            "trial_finished", trial=trial, metrics=to_metrics(dict(result)), trace=result["trace"]
+        )
+        self.view.finished(trial, result)
+
+    def failed(self, trial: str, error: str, trace: str) -> None:
+        """Logs a failed trial and shows the user why."""
+        self.folder.append_event("trial_failed", trial=trial, error=error, traceback=trace)
+        self.failures += 1
+        self.view.failed(trial, error, trace, first=self.failures == 1)
+
+
+def start_audit(plan: Plan, text: str, parent: Path) -> RunFolder:
+    """Checks a plan as a whole and creates its run folder.
+
+    Raises:
+        AuditError: If anything the plan names is missing or does not fit; nothing is written then.
+    """
+    check_plan(plan)
+    folder = RunFolder.create(parent, plan.name, plan=text, resolved=plan.to_dict())
+    provenance = collect_provenance(plan)
+    write_json(folder.path / "provenance.json", provenance)
+    folder.append_event(
+        "audit_started",
+        run=folder.name,
+        name=plan.name,
+        params=_audit_params(plan),
+        tags={"leaktune": provenance["leaktune"], "commit": str(provenance["commit"])},
+        trials=len(trial_specs(plan)),
+    )
+    return folder
+
+
+def run_audit(folder: RunFolder, *, address: str | None, console: Console) -> dict[str, Any]:
+    """Runs the trials of a run folder that are not finished, then summarises and reports all.
+
+    Args:
+        folder: From :func:`start_audit`, or one of an interrupted audit.
+        address: Ray cluster to use; None for one of this machine's own.
+        console: Where progress is shown.
+
+    Returns:
+        The summary, as written to ``summary.json``.
+
+    Raises:
+        InterruptedAuditError: If the user stopped it.
+    """
+    plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
+    lab = check_plan(plan)
+    specs = {spec.id: spec for spec in trial_specs(plan)}
+    done = _finished(folder, specs)
+    uploader = Uploader(folder, plan.tracking.uri, plan.tracking.experiment)
+    if plan.tracking.mlflow:
+        uploader.start()
+    with _stop_signals() as stopped:
+        view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, done)
+        recorder = Recorder(folder, specs, view)
+        remaining = [name for name in specs if name not in done]
+        if remaining:
+            with tuning.connect(address), view:
+                tuning.run_trials(plan, remaining, folder.path, recorder)
+    results = folder.results()
+    if len(results) + recorder.failures < len(specs):
+        folder.append_event("audit_interrupted")
+        _finish_tracking(uploader, plan, console)
+        raise InterruptedAuditError(
+            f"Interrupted with {len(results)} of {len(specs)} trials done; nothing is lost. "
+            f"Finish it with: leaktune resume {folder.path}",
+            exit_code=143 if signal.SIGTERM in stopped else 130,
+        )
+    summary = conclude_audit(folder, plan, lab)
+    _finish_tracking(uploader, plan, console)
+    return summary
+
+
+def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
+    """Writes summary, table and report from the results in the folder; returns the summary."""
+    summary = summarise(folder, plan)
+    write_json(folder.path / "summary.json", summary)
+    _write_csv(folder.path / "metrics.csv", summary["trials"])
+    images = _images(folder, summary, lab)
+    page = render_page(summary, images if plan.images.report else None)
+    (folder.path / "report" / "index.html").write_text(page, encoding="utf-8")
+    (folder.private / "montage.png").write_bytes(montage(summary, images))
+    folder.append_event(
+        "audit_finished",
+        verdict=summary["verdict"]["sentence"],
+        metrics=_audit_metrics(summary),
+        artifacts=_artifacts(plan),
+    )
+    return summary
+
+
+def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
+    """Returns the summary of a run folder, see ``docs/run-folder.md``."""
+    specs = trial_specs(plan)
+    results = folder.results()
+    trials = [results[spec.id] for spec in specs if spec.id in results]
+    errors = {
+        event["trial"]: event["error"]
+        for event in folder.events()
+        if event["kind"] == "trial_failed"
+    }
+    failed = [
+        {
+            "id": spec.id,
+            "defense": spec.defense_label,
+            "attack": spec.attack,
+            "target": spec.target,
+            "error": errors[spec.id],
+        }
+        for spec in specs
+        if spec.id not in results and spec.id in errors
+    ]
+    groups = summarise_groups(trials)
+    return {
+        "schema_version": 1,
+        "run": folder.name,
+        "verdict": judge(groups, failed=len(failed)),
+        "plan": plan.to_dict(),
+        "threat": threat_card(plan),
+        "provenance": _provenance(folder),
+        "failed": failed,
+        "trials": trials,
+        "groups": groups,
+    }
+
+
+def _finished(folder: RunFolder, specs: Mapping[str, TrialSpec]) -> list[str]:
+    """Returns the ids of trials whose results are those of the plan's own specs."""
+    results = folder.results()
+    return [
+        name
+        for name, spec in specs.items()
+        if name in results and results[name]["spec"] == spec_hash(spec)
+    ]
+
+
+def _finish_tracking(uploader: Uploader, plan: Plan, console: Console) -> None:
+    if plan.tracking.mlflow:
+        problem = uploader.finish(TRACKING_PATIENCE_SECONDS)
+        if problem:
+            console.print(problem, style="yellow", markup=False)
+
+
+def _audit_params(plan: Plan) -> dict[str, str | float]:
+    return {
+        "targets": plan.targets,
+        "seed": plan.seed,
+        "data": plan.data,
+        "target_model": plan.target_model.name,
+        "generator": plan.generator.weights,
+        "preset": plan.attack.preset,
+        "searcher": plan.attack.settings().searcher,
+        "budget": plan.attack.budget,
+    }
+
+
+def _audit_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the figures of the attack's groups under names MLflow takes."""
+    figures: dict[str, float] = {}
+    for group in summary["groups"]:
+        if group["attack"] != "ggl":
+            continue
+        label = "".join(c if c.isalnum() or c in "_-. " else " " for c in group["defense"]).strip()
+        figures[f"psnr/{label}"] = group["metrics"]["psnr"]["mean"]
+        figures[f"identification/{label}"] = group["identification"]["top1"]
+        if group["leakage_fraction"]:
+            figures[f"leakage_fraction/{label}"] = group["leakage_fraction"]["mean"]
+    return figures
+
+
+def _artifacts(plan: Plan) -> list[str]:
+    """Returns the files that may leave this machine under the plan."""
+    plain = ["summary.json", "metrics.csv", "plan.resolved.yaml", "provenance.json"]
+    if plan.images.tracking:
+        plain.append("private/montage.png")
+    if plan.images.tracking or not plan.images.report:
+        plain.append("report/index.html")
+    return plain
+
+
+def _provenance(folder: RunFolder) -> dict[str, Any]:
+    import json
+
+    loaded: dict[str, Any] = json.loads((folder.path / "provenance.json").read_text("utf-8"))
+    return loaded
+
+
+def _images(folder: RunFolder, summary: Mapping[str, Any], lab: Lab) -> dict[str, np.ndarray]:
+    """Returns the private originals and the reconstructions by the names the report uses."""
+    images = {trial["id"]: folder.load_image(trial["id"]) for trial in summary["trials"]}
+    for target in {trial["target"] for trial in summary["trials"]}:
+        images[f"target/{target}"] = lab.private.images[target].numpy()
+    return images
+
+
+def _write_csv(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one line a trial."""
+    plain = ("id", "defense", "attack", "searcher", "target", "seed", "loss", "evaluations")
+    more = ("nonfinite", "wall_s", "label", "inferred_label", "defense_change", "among")
+    metrics = list(trials[0]["metrics"]) if trials else []
+    hits = list(trials[0]["hits"]) if trials else []
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*plain, *more, *metrics, *(f"identification_{name}" for name in hits)])
+        for trial in trials:
+            row = [trial[name] for name in (*plain, *more)]
+            row += [trial["metrics"].get(name) for name in metrics]
+            writer.writerow(row + [trial["hits"].get(name) for name in hits])
+
+
+@contextmanager
+def _stop_signals() -> Iterator[set[int]]:
+    """Turns SIGTERM into the SIGINT that Tune handles; yields the signals that came."""
+    received: set[int] = set()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.add(number)
+        signal.raise_signal(signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, forward)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)

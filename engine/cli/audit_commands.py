@@ -1,0 +1,162 @@
+"""Commands that run audits and show what they found."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from engine.errors import PlanError
+from engine.scoring.verdict import INCONCLUSIVE
+
+INCONCLUSIVE_EXIT = 101
+
+Output = Annotated[Path, typer.Option(help="Folder the run folder is made in.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to use: auto, or an address. Default: this machine alone."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key of the plan, e.g. --set attack.budget=5000."),
+]
+Run = Annotated[Path, typer.Argument(help="A run folder, as printed by a run.")]
+Plan = Annotated[Path, typer.Argument(help="A plan in YAML.")]
+Format = Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module to the application."""
+    for command in (run, resume, validate, report, sync):
+        app.command()(command)
+
+
+def run(
+    config: Annotated[
+        Path | None, typer.Option(help="Plan in YAML. Default: the embedded one.")
+    ] = None,
+    overrides: Overrides = None,
+    output: Output = Path("runs"),
+    address: Address = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the plan, print what it would do, and stop.")
+    ] = False,
+) -> None:
+    """Run an audit.
+
+    Exit codes: 0 done; 2 plan or usage; 3 input refused; 4 infrastructure; 101 inconclusive; 130 or
+    143 interrupted, finish it with `leaktune resume`.
+
+    Example: leaktune run --config plan.yaml --set targets=16 --set attack.budget=5000
+    """
+    from engine.audit import run_audit, start_audit  # Deferred: `--help` answers at once.
+    from engine.plan import DEFAULT_PLAN, read_plan
+
+    started = time.monotonic()
+    plan, text = read_plan(config or DEFAULT_PLAN, overrides or ())
+    console = Console()
+    if dry_run:
+        _print_outline(plan, console)
+        return
+    folder = start_audit(plan, text, output)
+    console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
+    summary = run_audit(folder, address=address, console=console)
+    _print_outcome(summary, folder.path, console, time.monotonic() - started)
+    _exit(summary)
+
+
+def resume(run_folder: Run, address: Address = None) -> None:
+    """Finish an interrupted audit, with the same numbers as if it had not been interrupted."""
+    from engine.audit import run_audit
+    from engine.run_folder import RunFolder
+
+    started = time.monotonic()
+    folder = RunFolder.open(run_folder)
+    folder.append_event("audit_resumed", done=len(folder.results()))
+    console = Console()
+    summary = run_audit(folder, address=address, console=console)
+    _print_outcome(summary, folder.path, console, time.monotonic() - started)
+    _exit(summary)
+
+
+def validate(plan_file: Plan, overrides: Overrides = None) -> None:
+    """Check a plan and everything it names, and name every problem, without running anything."""
+    from engine.lab import check_plan
+    from engine.plan import read_plan
+
+    plan, _ = read_plan(plan_file, overrides or ())
+    check_plan(plan)
+    _print_outline(plan, Console())
+
+
+def report(run_folder: Run, output_format: Format = "text") -> None:
+    """Write a finished audit's summary and report anew, and print its table."""
+    from engine.audit import conclude_audit
+    from engine.lab import check_plan
+    from engine.plan import make_plan
+    from engine.run_folder import RunFolder
+
+    folder = RunFolder.open(run_folder)
+    if not folder.results():
+        raise PlanError(
+            f"Expected finished trials in {run_folder}, found none. Run `leaktune resume`."
+        )
+    plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
+    summary = conclude_audit(folder, plan, check_plan(plan))
+    if output_format == "json":
+        typer.echo(json.dumps(summary, indent=1))
+        return
+    _print_outcome(summary, folder.path, Console(), None)
+
+
+def sync(
+    run_folder: Run, uri: Annotated[str | None, typer.Option(help="MLflow's URI.")] = None
+) -> None:
+    """Send to MLflow what it has not received of an audit yet."""
+    from engine.plan import make_plan
+    from engine.run_folder import RunFolder
+    from engine.tracking import MlflowTracker
+
+    folder = RunFolder.open(run_folder)
+    plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
+    tracker = MlflowTracker(
+        folder, uri=uri or plan.tracking.uri, experiment=plan.tracking.experiment
+    )
+    outcome = tracker.sync()
+    typer.echo(f"{outcome.events} events read, {outcome.metrics} figures sent.")
+
+
+def _print_outline(plan: Any, console: Console) -> None:
+    from engine.lab import defense_labels, trial_specs
+
+    specs = trial_specs(plan)
+    searches = [spec for spec in specs if spec.attack in ("ggl", "shuffled", "random_best")]
+    console.print(f"Plan {plan.name!r} is fine: {len(specs)} trials.", highlight=False)
+    console.print(f"  targets    {plan.targets}", highlight=False)
+    for label in defense_labels(plan):
+        console.print(f"  defense    {label}", highlight=False)
+    evaluations = len(searches) * plan.attack.budget
+    console.print(
+        f"  searches   {len(searches)} of {plan.attack.budget} evaluations, {evaluations} in all",
+        highlight=False,
+    )
+
+
+def _print_outcome(
+    summary: dict[str, Any], folder: Path, console: Console, seconds: float | None
+) -> None:
+    from engine.reporting import render_terminal
+
+    render_terminal(summary, console)
+    if seconds is not None:
+        console.print(f"Done in {seconds:.0f} s.", highlight=False)
+    page = (folder / "report" / "index.html").resolve()
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+def _exit(summary: dict[str, Any]) -> None:
+    if summary["verdict"]["status"] == INCONCLUSIVE:
+        sys.exit(INCONCLUSIVE_EXIT)

@@ -1,0 +1,75 @@
+"""Commands that look at what there is, and run nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from engine.registry import unknown_name
+
+Format = Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module to the application."""
+    app.command("list")(list_names)
+    app.command()(doctor)
+
+
+def list_names(
+    kind: Annotated[
+        str,
+        typer.Argument(help="defenses, generators, searchers, attacks, metrics, models or spaces."),
+    ],
+    output_format: Format = "text",
+) -> None:
+    """List what a plan may name."""
+    listings = _listings()
+    if kind not in listings:
+        raise unknown_name("list", kind, listings)
+    rows = listings[kind]()
+    if output_format == "json":
+        typer.echo(json.dumps([{"name": name, "summary": text} for name, text in rows.items()]))
+        return
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+def doctor() -> None:
+    """Check this machine: packages, processors, GPU, memory, and whether results can be written."""
+    from engine.doctor import examine
+
+    for line in examine(Path.cwd()):
+        typer.echo(line)
+
+
+def _listings() -> dict[str, Callable[[], dict[str, str]]]:
+    from engine.attacks import PRESETS
+    from engine.attacks.searchers import SEARCHERS
+    from engine.defenses import DEFENSES
+    from engine.federation.target_models import TARGET_MODELS
+    from engine.generators import GENERATORS
+    from engine.scoring import metrics
+    from search_spaces.latent import SPACES
+
+    def first_line(value: object) -> str:
+        return (value.__doc__ or "").strip().partition("\n")[0]
+
+    return {
+        "attacks": lambda: {
+            name: f"{s.searcher}, {s.distance}, regulariser {s.regulariser}"
+            for name, s in PRESETS.items()
+        },
+        "defenses": DEFENSES.summaries,
+        "generators": GENERATORS.summaries,
+        "metrics": lambda: {
+            name: "higher leaks more" if higher else "lower leaks more"
+            for name, higher in metrics.HIGHER_LEAKS.items()
+        },
+        "models": TARGET_MODELS.summaries,
+        "searchers": SEARCHERS.summaries,
+        "spaces": lambda: {name: first_line(space) for name, space in SPACES.items()},
+    }

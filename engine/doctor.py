@@ -1,0 +1,60 @@
+"""Examines a machine before an audit is trusted to it."""
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from engine import assets
+from engine.checkpoints import file_sha256, read_card
+from engine.errors import InfrastructureError, InputError
+
+NEEDED_BYTES = 1024**3
+PACKAGES = ("torch", "ray", "nevergrad", "mlflow", "pydantic")
+
+
+def examine(folder: Path) -> Iterator[str]:
+    """Yields one line for each thing found in order.
+
+    Raises:
+        InfrastructureError: At the first thing that would stop an audit, with its remedy.
+        InputError: If an embedded file is damaged.
+    """
+    for package in PACKAGES:
+        yield f"ok  {package} {_version(package)}"
+    yield f"ok  {os.cpu_count()} processors"
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    yield f"ok  GPU: {', '.join(gpus) or 'none; audits run on the processors'}"
+    yield from _check_storage(folder)
+    yield from _check_assets()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InfrastructureError(
+            f"Expected the package {package}, it is not installed. Install leaktune again."
+        ) from error
+
+
+def _check_storage(folder: Path) -> Iterator[str]:
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK) or free < NEEDED_BYTES:
+        raise InfrastructureError(
+            f"Expected a writable {folder} with 1 GiB free, got {free / 1024**3:.1f} GiB"
+            f"{'' if os.access(folder, os.W_OK) else ', not writable'}. Use --output elsewhere."
+        )
+    yield f"ok  {folder} is writable, {free / 1024**3:.0f} GiB free"
+
+
+def _check_assets() -> Iterator[str]:
+    for dataset in assets.datasets():
+        for path in sorted((assets.FOLDER / dataset).glob("*.safetensors")):
+            expected = read_card(path.with_suffix(".json"))["sha256"]
+            if file_sha256(path) != expected:
+                raise InputError(f"Expected {path} as its card says, got another file. Reinstall.")
+            yield f"ok  {dataset}/{path.name}"

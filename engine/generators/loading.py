@@ -1,0 +1,53 @@
+"""Loads a trained generator from its weights and the card beside them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoints import check_sha256, load_weights, read_card, read_tensors
+from engine.errors import InputError
+from engine.generators.base import GENERATORS
+
+
+def load_generator(weights: Path, *, sha256: str | None = None) -> Any:
+    """Returns the generator in ``weights``, in evaluation mode and frozen.
+
+    Args:
+        weights: A safetensors file; the JSON card of the same name beside it gives the
+            architecture, its settings and the file's hash.
+        sha256: Expected hash; the card's if None.
+
+    Raises:
+        InputError: If a file is missing, unsafe or damaged, the hash differs, or the images do not
+            have the shape and range the card promises.
+    """
+    tensors = read_tensors(weights, sha256=sha256)
+    card = read_card(weights.with_suffix(".json"))
+    check_sha256(weights, card.get("sha256"))
+    try:
+        settings = dict(card["settings"])
+        settings["image_shape"] = tuple(settings["image_shape"])
+        generator = GENERATORS.make(card["architecture"], **settings)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"Expected architecture and settings in {weights.with_suffix('.json')}, "
+            f"but they are incomplete: {error}."
+        ) from error
+    load_weights(generator, tensors, source=str(weights))
+    generator.eval().requires_grad_(False)
+    _check_images(generator, weights)
+    return generator
+
+
+def _check_images(generator: Any, weights: Path) -> None:
+    latents = torch.zeros(2, generator.latent_dim)
+    images = generator(latents, torch.zeros(2, dtype=torch.long))
+    if images.shape[1:] != generator.image_shape:
+        raise InputError(
+            f"Expected images of shape {generator.image_shape} from {weights}, "
+            f"got {tuple(images.shape[1:])}."
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"Expected images in [0, 1] from {weights}, got [{low:.3g}, {high:.3g}].")

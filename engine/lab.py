@@ -1,0 +1,128 @@
+"""From a plan to what its trials share: models, images, and the trials themselves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from engine import assets
+from engine.attacks.attack import check_settings
+from engine.checkpoints import file_sha256, load_weights, read_tensors
+from engine.defenses import label_defenses
+from engine.errors import InputError, PlanError
+from engine.federation import find_head, make_target_model
+from engine.federation.private_images import PrivateImages, load_private_images
+from engine.generators import Generator, load_generator
+from engine.plan import Plan
+from engine.scoring.evaluation_classifier import load_classifier
+from engine.scoring.groups import ANY_DEFENSE
+from engine.trial import Lab, TrialSpec
+from search_spaces.audit_grid import audit_grid
+
+
+def build_lab(plan: Plan, device: str = "cpu") -> Lab:
+    """Loads everything the plan names, and checks that it fits together.
+
+    Raises:
+        InputError: For a file that is missing, unsafe, damaged, or does not fit the others.
+        PlanError: For more targets than there are images.
+    """
+    place = torch.device(device)
+    generator = load_generator(
+        weights_path(plan.generator.weights, "generator"), sha256=plan.generator.sha256
+    )
+    private = load_private_images(weights_path(plan.data, "private_images"))
+    classifier = load_classifier(
+        weights_path(plan.classifier.weights, "classifier"), sha256=plan.classifier.sha256
+    )
+    _check_fit(plan, generator, private)
+    model = make_target_model(
+        plan.target_model.name,
+        image_shape=generator.image_shape,
+        classes=generator.classes,
+        seed=plan.target_model.seed,
+    )
+    if plan.target_model.weights is not None:
+        path = weights_path(plan.target_model.weights, plan.target_model.name)
+        tensors = read_tensors(path, sha256=plan.target_model.sha256)
+        load_weights(model, tensors, source=str(path))
+    return Lab(
+        model=model.to(place),
+        head=find_head(model, generator.image_shape),
+        generator=generator.to(place),
+        private=private.to(place),
+        classifier=classifier.to(place),
+    )
+
+
+def weights_path(reference: str, name: str) -> Path:
+    """Returns the path of weights given by an embedded data set's name or by a path."""
+    return assets.asset(reference, name) if reference in assets.datasets() else Path(reference)
+
+
+def input_hashes(plan: Plan) -> dict[str, str]:
+    """Returns the SHA-256 of every file the plan reads, by what it is."""
+    files = {
+        "private_images": weights_path(plan.data, "private_images"),
+        "generator": weights_path(plan.generator.weights, "generator"),
+        "classifier": weights_path(plan.classifier.weights, "classifier"),
+    }
+    if plan.target_model.weights is not None:
+        files["target_model"] = weights_path(plan.target_model.weights, plan.target_model.name)
+    return {name: file_sha256(path) for name, path in files.items()}
+
+
+def check_plan(plan: Plan) -> Lab:
+    """Builds everything once in this process, so that a plan fails before any work is spent."""
+    lab = build_lab(plan)
+    check_settings(
+        plan.attack.settings(), latent_dim=lab.generator.latent_dim, budget=plan.attack.budget
+    )
+    return lab
+
+
+def trial_specs(plan: Plan) -> list[TrialSpec]:
+    """Returns the trials of an audit, in the order they run."""
+    chains = [tuple((part.name, part.settings()) for part in chain) for chain in plan.defenses]
+    settings = plan.attack.settings()
+    random = settings.with_searcher("random")
+    specs = []
+    for point in audit_grid(len(chains), ("ggl", *plan.controls), plan.targets):
+        oracle = point.attack == "oracle"
+        where = ANY_DEFENSE if oracle else f"defense{point.defense}"
+        specs.append(
+            TrialSpec(
+                id=f"{where}-{point.attack}-target{point.target}",
+                attack=point.attack,
+                defense=(("none", {}),) if oracle else chains[point.defense],
+                settings=random if point.attack == "random_best" else settings,
+                target=point.target,
+                budget=plan.attack.budget,
+                seed=plan.seed,
+            )
+        )
+    return specs
+
+
+def defense_labels(plan: Plan) -> Sequence[str]:
+    """Returns the plan's defenses as a reader sees them."""
+    return [label_defenses([part.make() for part in chain]) for chain in plan.defenses]
+
+
+def _check_fit(plan: Plan, generator: Generator, private: PrivateImages) -> None:
+    shape = tuple(private.images.shape[1:])
+    if shape != generator.image_shape:
+        raise InputError(
+            f"Expected private images of the generator's shape {generator.image_shape}, "
+            f"got {shape}. Use data and a generator of one image size and colour."
+        )
+    if int(private.labels.max()) >= generator.classes:
+        raise InputError(
+            f"Expected private images of the generator's {generator.classes} classes, "
+            f"got a label {int(private.labels.max())}."
+        )
+    if plan.targets > len(private.images):
+        raise PlanError(
+            f"Expected at most {len(private.images)} targets, as many as the data has private "
+            f"images, got targets: {plan.targets}."
+        )

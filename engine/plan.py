@@ -1,0 +1,322 @@
+"""The plan of an audit: strict, printable, and checked as a whole before any work is spent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+import search_spaces
+from engine.attacks import PRESETS, AttackSettings
+from engine.defenses import DEFENSES, Defense, label_defenses
+from engine.errors import InputError, PlanError
+from engine.federation.target_models import TARGET_MODELS
+from engine.registry import nearest, unknown_name
+from engine.trial import CONTROLS
+
+DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
+MAX_PLAN_BYTES = 1024**2
+Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
+
+
+class Strict(BaseModel):
+    """A part of the plan: frozen, with unknown keys refused and no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TargetModelPlan(Strict):
+    """The model the clients train.
+
+    Attributes:
+        name: A registered target model.
+        seed: Seeds its initial weights.
+        weights: Trained weights (a safetensors file) in place of initial ones.
+        sha256: Expected hash of ``weights``.
+    """
+
+    name: str = "lenet"
+    seed: int = Field(0, ge=0, lt=2**31)
+    weights: str | None = None
+    sha256: Sha256 | None = None
+
+    def check(self) -> None:
+        """Raises PlanError unless the name is registered."""
+        TARGET_MODELS.get(self.name)
+
+
+class WeightsPlan(Strict):
+    """Weights with a card beside them: an embedded name or the path of a safetensors file."""
+
+    weights: str = "fashion-mnist"
+    sha256: Sha256 | None = None
+
+
+class AttackPlan(Strict):
+    """How the attack searches.
+
+    Attributes:
+        preset: A name of ``engine.attacks.PRESETS``; the other keys override its settings.
+        budget: Candidate evaluations a search.
+    """
+
+    preset: str = "default"
+    budget: int = Field(1000, ge=1)
+    searcher: str | None = None
+    searcher_settings: dict[str, Any] | None = None
+    space: str | None = None
+    label_inference: str | None = None
+    distance: str | None = None
+    regulariser: str | None = None
+    regulariser_weight: float | Literal["posterior"] | None = None
+    published_code: bool | None = None
+
+    def settings(self) -> AttackSettings:
+        """Returns the preset with the plan's overrides."""
+        if self.preset not in PRESETS:
+            raise unknown_name("attack preset", self.preset, PRESETS)
+        names = {field.name for field in fields(AttackSettings)}
+        given = {name: value for name, value in self if name in names and value is not None}
+        return replace(PRESETS[self.preset], **given)
+
+
+class ComputePlan(Strict):
+    """What the trials may use; changes speed, not results.
+
+    Attributes:
+        workers: Trials at once; as many as the cluster has room for if null.
+        cpus_per_trial: Processors, and threads, of one trial.
+        gpus_per_trial: GPUs of one trial; 0.25 lets four trials share one. 0 computes on the CPU.
+    """
+
+    workers: int | None = Field(None, ge=1)
+    cpus_per_trial: int = Field(1, ge=1)
+    gpus_per_trial: float = Field(0.0, ge=0)
+
+
+class TrackingPlan(Strict):
+    """Where MLflow keeps the audit's runs.
+
+    Attributes:
+        mlflow: Whether to record in MLflow at all.
+        uri: MLflow's tracking URI.
+        experiment: Name of the MLflow experiment.
+    """
+
+    mlflow: bool = True
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "leaktune"
+
+
+class ImagesPlan(Strict):
+    """Which places besides ``private/`` may show private images and reconstructions.
+
+    Attributes:
+        report: Whether the report page shows them.
+        tracking: Whether a montage and the report are sent to MLflow.
+    """
+
+    report: bool = False
+    tracking: bool = False
+
+
+class DefensePlan(BaseModel):
+    """One defense: its name, and its settings beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    def settings(self) -> dict[str, Any]:
+        """Returns everything but the name."""
+        return dict(self.model_extra or {})
+
+    def make(self) -> Defense:
+        """Builds the defense."""
+        return DEFENSES.make(self.name, **self.settings())
+
+
+class Plan(Strict):
+    """An audit: whom to attack, behind which defenses, how, with which controls, and where.
+
+    Attributes:
+        version: Of the plan's format.
+        name: Of the audit, in the run folder's name and in MLflow.
+        seed: Root of every random stream.
+        data: An embedded data set, or the path of a safetensors file of private images.
+        targets: Private images to attack, the first of the data.
+        defenses: Each a name, a mapping of name and settings, or a list of those in the order
+            the client applies them.
+        controls: Which controls run beside the attack.
+    """
+
+    version: Literal[1] = 1
+    name: str = Field("audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: str = "fashion-mnist"
+    targets: int = Field(8, ge=1)
+    target_model: TargetModelPlan = TargetModelPlan()
+    generator: WeightsPlan = WeightsPlan()
+    classifier: WeightsPlan = WeightsPlan()
+    defenses: tuple[tuple[DefensePlan, ...], ...] = ((DefensePlan(name="none"),),)
+    attack: AttackPlan = AttackPlan()
+    controls: tuple[Literal["prior_only", "shuffled", "random_best", "oracle"], ...] = CONTROLS
+    compute: ComputePlan = ComputePlan()
+    tracking: TrackingPlan = TrackingPlan()
+    images: ImagesPlan = ImagesPlan()
+
+    @field_validator("defenses", mode="before")
+    @classmethod
+    def _chains(cls, value: object) -> object:
+        """Reads names, mappings and lists as chains of defenses."""
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError("expected a list of defenses")
+        return tuple(tuple(_defense(part) for part in _chain(entry)) for entry in value)
+
+    @field_validator("controls", mode="before")
+    @classmethod
+    def _tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain values, every default filled in."""
+        return self.model_dump(mode="json")
+
+
+def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
+    """Reads a plan from YAML, with ``key=value`` overrides applied.
+
+    Returns:
+        The plan, and the text it was read from.
+
+    Raises:
+        InputError: If the file is missing or is not YAML.
+        PlanError: Naming every unknown key and wrong value at once.
+    """
+    if not path.is_file():
+        raise InputError(f"Expected a plan at {path}, found no file. Check the path.")
+    if path.stat().st_size > MAX_PLAN_BYTES:
+        raise InputError(
+            f"Expected a plan of at most 1 MiB, got {path.stat().st_size} bytes: {path}."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"Expected YAML in {path}, got something else: {error}") from error
+    if not isinstance(values, dict):
+        raise PlanError(f"Expected keys and values in {path}, got a {type(values).__name__}.")
+    for override in overrides:
+        _override(values, override)
+    return make_plan(values, source=str(path)), text
+
+
+def make_plan(values: Mapping[str, Any], *, source: str) -> Plan:
+    """Returns the plan of plain values; raises PlanError naming every problem at once."""
+    try:
+        plan = Plan.model_validate(dict(values))
+    except ValidationError as error:
+        problems = [_explain(dict(problem)) for problem in error.errors()]
+        raise PlanError(f"{source}:\n" + "\n".join(f"  {line}" for line in problems)) from error
+    named = _check_names(plan)
+    if named:
+        raise PlanError(f"{source}:\n" + "\n".join(f"  {line}" for line in named))
+    return plan
+
+
+def _check_names(plan: Plan) -> list[str]:
+    """Builds what the plan names and returns what cannot be built, in words."""
+    problems: list[str] = []
+    labels: list[str] = []
+    for index, chain in enumerate(plan.defenses):
+        try:
+            labels.append(label_defenses([part.make() for part in chain]))
+        except PlanError as error:
+            problems.append(f"defenses.{index}: {error}")
+    repeated = {label for label in labels if labels.count(label) > 1}
+    problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
+    for part, check in (
+        ("attack", plan.attack.settings),
+        ("target_model", plan.target_model.check),
+    ):
+        try:
+            check()
+        except PlanError as error:
+            problems.append(f"{part}: {error}")
+    return problems
+
+
+def _chain(entry: object) -> Sequence[object]:
+    return entry if isinstance(entry, list | tuple) else [entry]
+
+
+def _defense(part: object) -> object:
+    return {"name": part} if isinstance(part, str) else part
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Sets one ``dotted.key=value`` in place; the value is YAML."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise PlanError(f"Expected --set key=value, got {override!r}.")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise PlanError(f"Expected {parent!r} of --set {override!r} to hold keys.")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PlanError(f"Expected a YAML value in --set {override!r}: {error}") from error
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """Returns one of pydantic's problems in the house's words."""
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(problem["loc"][:-1])
+        hint = nearest(str(problem["loc"][-1]), known)
+        return f"Unknown key {where!r}; expected one of: {', '.join(known)}.{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}; got {problem['input']!r}."
+
+
+def _keys_at(location: Sequence[Any]) -> list[str]:
+    model: type[BaseModel] = Plan
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return sorted(model.model_fields)
+
+
+def threat_card(plan: Plan) -> list[dict[str, str]]:
+    """Returns what the attacker knows and does, row by row, for the report."""
+    settings = plan.attack.settings()
+    model = plan.target_model
+    weights = f"trained, {model.weights}" if model.weights else f"untrained, seed {model.seed}"
+    rows = {
+        "Adversary": "an honest-but-curious server: it follows the protocol and reads one update",
+        "Observes": "one client's update after its defenses: FedSGD, one gradient, batch of 1",
+        "Target model": f"known: {model.name} ({weights}), in evaluation mode",
+        "Prior": f"a generator of public images: {plan.generator.weights}",
+        "Label": f"not known; inferred from the update ({settings.label_inference})",
+        "Defense": "its kind is known, its parameters are estimated from the observed update",
+        "Search": f"{settings.searcher}, {plan.attack.budget} candidate evaluations, preset "
+        f"{plan.attack.preset}, gradient-free",
+        "Loss": _describe_loss(settings),
+        "Chooses by": "matching loss alone; no private image and no metric reaches the attack",
+    }
+    return [{"what": what, "how": how} for what, how in rows.items()]
+
+
+def _describe_loss(settings: AttackSettings) -> str:
+    if settings.regulariser == "none":
+        return settings.distance
+    return f"{settings.distance} + {settings.regulariser} (weight {settings.regulariser_weight})"
+
+
+def describe_settings(settings: AttackSettings) -> dict[str, Any]:
+    """Returns attack settings as plain values."""
+    return {**asdict(settings), "searcher_settings": dict(settings.searcher_settings)}

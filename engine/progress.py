@@ -1,0 +1,118 @@
+"""What a user sees while an audit runs: a live table on a terminal, plain lines elsewhere."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+PLAIN_SECONDS = 10.0
+
+
+@dataclass
+class _Row:
+    """The progress of one defense's trials."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    psnr: list[float] = field(default_factory=list)
+
+
+class ProgressView:
+    """Counts trials and shows them; also a context manager that starts and stops the display.
+
+    Args:
+        console: Where to show.
+        trials: Trial id to the defense it belongs to.
+        done: Ids of trials finished before.
+    """
+
+    def __init__(self, console: Console, trials: Mapping[str, str], done: Sequence[str]) -> None:
+        self._console, self._defense_of = console, trials
+        self._rows: dict[str, _Row] = {}
+        for defense in trials.values():
+            self._rows.setdefault(defense, _Row(0)).total += 1
+        for trial in done:
+            self._rows[trials[trial]].done += 1
+        self._before = len(done)
+        self._evaluations: dict[str, int] = {}
+        self._started = self._spoken = time.monotonic()
+        self._live = (
+            Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> "ProgressView":
+        if self._live:
+            self._live.start()
+        else:
+            self._console.print(self._line(), highlight=False)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+        else:
+            self._console.print(self._line(), highlight=False)
+
+    def progressed(self, trial: str, evaluations: int) -> None:
+        """Notes a running trial's evaluations."""
+        self._evaluations[trial] = evaluations
+        self._speak()
+
+    def finished(self, trial: str, record: Mapping[str, Any]) -> None:
+        """Notes a finished trial."""
+        row = self._rows[self._defense_of[trial]]
+        row.done += 1
+        if record["attack"] == "ggl":
+            row.psnr.append(record["metrics"]["psnr"])
+        self._evaluations[trial] = record["evaluations"]
+        self._speak()
+
+    def failed(self, trial: str, error: str, trace: str, *, first: bool) -> None:
+        """Notes a failed trial; the first one's traceback is shown in full."""
+        self._rows[self._defense_of[trial]].failed += 1
+        shown = f"Trial {trial} failed: {error}"
+        if first:
+            shown += f"\n{trace}\nFurther failures are shown without their tracebacks."
+        self._console.print(shown, style="red", markup=False, highlight=False)
+
+    def _speak(self) -> None:
+        now = time.monotonic()
+        if not self._live and now - self._spoken >= PLAIN_SECONDS:
+            self._spoken = now
+            self._console.print(self._line(), highlight=False)
+
+    def _counts(self) -> tuple[int, int, int]:
+        rows = self._rows.values()
+        return (
+            sum(row.done for row in rows),
+            sum(row.failed for row in rows),
+            sum(row.total for row in rows),
+        )
+
+    def _line(self) -> str:
+        done, failed, total = self._counts()
+        elapsed = time.monotonic() - self._started
+        rate = sum(self._evaluations.values()) / max(elapsed, 1e-9)
+        finished = done + failed - self._before
+        left = f"{elapsed / finished * (total - done - failed):.0f} s" if finished else "?"
+        text = f"{done}/{total} trials done, {rate:.0f} evaluations/s, {elapsed:.0f} s gone, {left} left"
+        return text + (f", {failed} FAILED" if failed else "")
+
+    def _table(self) -> Table:
+        table = Table(caption=self._line(), caption_justify="left")
+        table.add_column("defense")
+        table.add_column("trials done", justify="right")
+        table.add_column("failed", justify="right")
+        table.add_column("attack's PSNR so far", justify="right")
+        for defense, row in self._rows.items():
+            psnr = f"{statistics.fmean(row.psnr):.1f} dB" if row.psnr else "–"
+            table.add_row(defense, f"{row.done}/{row.total}", str(row.failed), psnr)
+        return table

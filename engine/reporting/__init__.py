@@ -1,0 +1,14 @@
+"""Reporting: a summary as an HTML page, a table and a montage."""
+
+from engine.reporting.figures import montage
+from engine.reporting.page import render_page
+from engine.reporting.tables import TableRow, markdown_table, render_terminal, table_rows
+
+__all__ = [
+    "TableRow",
+    "markdown_table",
+    "montage",
+    "render_page",
+    "render_terminal",
+    "table_rows",
+]

@@ -1,0 +1,185 @@
+"""What the report's figures draw, made ready: curves against evaluations, and strips of images."""
+
+import bisect
+import statistics
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from engine.reporting.tables import TableRow, defenses_of, table_rows
+
+CONTROL_NAMES: Final = {
+    "prior_only": "prior_only: no update used",
+    "shuffled": "shuffled: another client's update",
+    "random_best": "random_best: random search",
+}
+MAX_TARGETS = 10
+
+# On a narrower range a logarithmic axis looks like a linear one, with worse ticks.
+LOG_FROM = 3
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One quantity against evaluations.
+
+    Attributes:
+        name: What the vertical axis shows.
+        runs: Points ``(evaluations, value)`` of each search.
+        median: Points of the median over the searches.
+        log: Whether the vertical axis is logarithmic.
+        floor: Value of ``prior_only``, where there is one to compare with.
+        ceiling: Value of the ``oracle``, likewise.
+    """
+
+    name: str
+    runs: Sequence[Points]
+    median: Points
+    log: bool = False
+    floor: float | None = None
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """One row of images.
+
+    Attributes:
+        name: What the images are.
+        note: A second line: the searcher, or which defense a control belongs to.
+        kind: ``original``, ``ggl`` or the name of a control.
+        images: For each target the name of its image, or None if there is none.
+        psnr: For each target the PSNR of its image in dB, or None.
+    """
+
+    name: str
+    note: str
+    kind: str
+    images: Sequence[str | None]
+    psnr: Sequence[float | None]
+
+
+def curves_of(summary: Mapping[str, Any], row: TableRow) -> list[Curve]:
+    """Returns the loss and the PSNR of the attack on one defense; empty if nothing was traced."""
+    traces = [
+        trial["trace"]
+        for trial in _trials(summary, row.defense, "ggl", row.searcher)
+        if trial.get("trace")
+    ]
+    losses, psnrs = (
+        [
+            [(point[0], point[column]) for point in trace if point[column] is not None]
+            for trace in traces
+        ]
+        for column in (1, 2)
+    )
+    if not any(losses):
+        return []
+    values = [value for run in losses for _, value in run]
+    log = min(values) > 0 and max(values) > LOG_FROM * min(values)
+    return [
+        Curve(name="matching loss", runs=losses, median=median_of(losses), log=log),
+        Curve(
+            name="PSNR, dB",
+            runs=psnrs,
+            median=median_of(psnrs),
+            floor=row.prior_only,
+            ceiling=row.oracle,
+        ),
+    ]
+
+
+def median_of(runs: Sequence[Points]) -> Points:
+    """Returns the median over the runs wherever one has a point; each run holds its last value.
+
+    It starts where the last of the runs has begun.
+    """
+    runs = [run for run in runs if run]
+    if not runs:
+        return []
+    begun = max(run[0][0] for run in runs)
+    places = sorted({place for run in runs for place, _ in run if place >= begun})
+    return [(place, statistics.median(_value_at(run, place) for run in runs)) for place in places]
+
+
+def strips_of(
+    summary: Mapping[str, Any], images: Container[str], *, first_controls_only: bool = False
+) -> tuple[list[int], list[Strip]]:
+    """Returns the first ``MAX_TARGETS`` targets and the strips of images to show of them.
+
+    Targets are taken by their order, never by how well their images were rebuilt.
+
+    Args:
+        summary: The audit's summary.
+        images: Names of the images there are.
+        first_controls_only: Show the controls of the first defense only.
+    """
+    every = dict.fromkeys(trial["target"] for trial in summary["trials"])
+    targets = sorted(target for target in every if f"target/{target}" in images)[:MAX_TARGETS]
+    originals = Strip(
+        name="Original",
+        note="what the client holds",
+        kind="original",
+        images=[f"target/{target}" for target in targets],
+        psnr=[None] * len(targets),
+    )
+    strips = [originals]
+    for index, defense in enumerate(defenses_of(summary)):
+        if index == 0 or not first_controls_only:
+            strips += [
+                _strip(summary, images, targets, defense, control) for control in CONTROL_NAMES
+            ]
+        strips += [
+            _strip(summary, images, targets, row.defense, "ggl", row.searcher)
+            for row in table_rows(summary)
+            if row.defense == defense
+        ]
+    strips.append(_strip(summary, images, targets, "any", "oracle"))
+    return targets, [strip for strip in strips if any(strip.images)]
+
+
+def _trials(
+    summary: Mapping[str, Any], defense: str, attack: str, searcher: str = ""
+) -> list[Mapping[str, Any]]:
+    return [
+        trial
+        for trial in summary["trials"]
+        if trial["defense"] == defense
+        and trial["attack"] == attack
+        and searcher in ("", trial.get("searcher"))
+    ]
+
+
+def _value_at(run: Points, place: float) -> float:
+    return run[bisect.bisect_right(run, place, key=lambda point: point[0]) - 1][1]
+
+
+def _strip(
+    summary: Mapping[str, Any],
+    images: Container[str],
+    targets: Sequence[int],
+    defense: str,
+    attack: str,
+    searcher: str = "",
+) -> Strip:
+    """Returns the strip of an attack's first trial for each target."""
+    first: dict[int, Mapping[str, Any]] = {}
+    for trial in _trials(summary, defense, attack, searcher):
+        if trial["id"] in images:
+            first.setdefault(trial["target"], trial)
+    names = {
+        "ggl": f"Attack, defense: {defense}",
+        "oracle": "oracle: the generator's best",
+        **CONTROL_NAMES,
+    }
+    notes = {"ggl": f"rebuilt by {searcher}" if searcher else "rebuilt", "oracle": "the ceiling"}
+    found = [first.get(target, {}) for target in targets]
+    return Strip(
+        name=names[attack],
+        note=notes.get(attack, f"defense: {defense}"),
+        kind=attack,
+        images=[trial.get("id") for trial in found],
+        psnr=[(trial.get("metrics") or {}).get("psnr") for trial in found],
+    )

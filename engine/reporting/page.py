@@ -1,0 +1,145 @@
+"""The report: a summary rendered as one HTML file that needs no network and runs no script."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from engine.reporting import tables
+from engine.reporting.figure_rows import MAX_TARGETS, curves_of, strips_of
+from engine.reporting.figures import draw_curves, png_data_uri, svg_data_uri
+from engine.reporting.tables import Estimate, TableRow, table_rows
+
+# The bar of the leakage fraction shows a tenth beyond the floor and beyond the ceiling.
+_BAR_LOW, _BAR_HIGH = -0.1, 1.1
+
+_METRIC_NAMES: Final = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "mse": "MSE",
+    "mse_r": "MSE-R",
+    "feature_distance": "feature distance",
+    "lpips": "LPIPS",
+    "label_accuracy": "label accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Places on the bar between floor and ceiling, in percent of its width.
+
+    Attributes:
+        mean: Where the attack is.
+        low: Where its interval begins.
+        high: Where its interval ends.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | None) -> str:
+    """Returns the report as HTML.
+
+    Args:
+        summary: The audit's summary, see ``docs/run-folder.md``.
+        images: ``target/<target>`` for private images and trial ids for reconstructions, to arrays
+            ``(ch, H, W)`` in [0, 1]. None where the plan keeps images out of the report: it then
+            says where they are.
+    """
+    rows = table_rows(summary)
+    targets, strips = strips_of(summary, images) if images is not None else ([], [])
+    shown = {name for strip in strips for name in strip.images if name is not None}
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            summary=summary,
+            rows=[(row, bar_of(row.leakage)) for row in rows],
+            several_searchers=tables.several_searchers(rows),
+            figures=list(_figures(summary, rows)),
+            with_images=images is not None,
+            targets=targets,
+            all_targets=len({trial["target"] for trial in summary["trials"]}),
+            max_targets=MAX_TARGETS,
+            strips=strips,
+            pictures={name: png_data_uri(images[name]) for name in shown} if images else {},
+            metrics=_metrics_of(summary),
+            provenance=list(flattened(summary["provenance"])),
+            nonfinite=sum(trial.get("nonfinite") or 0 for trial in summary["trials"]),
+            evaluations=sum(trial.get("evaluations") or 0 for trial in summary["trials"]),
+        )
+    )
+
+
+def bar_of(leakage: Estimate) -> Bar | None:
+    """Returns where a leakage fraction lies on the bar, or None if it was not measured."""
+    if leakage.mean is None:
+        return None
+    low = leakage.mean if leakage.low is None else leakage.low
+    high = leakage.mean if leakage.high is None else leakage.high
+    return Bar(*(round(_place(value), 2) for value in (leakage.mean, low, high)))
+
+
+def flattened(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the leaves of nested mappings and lists as dotted names and texts."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flattened(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(str(item) for item in value)
+    else:
+        yield name, tables.MISSING if value is None else str(value)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": tables.number,
+        "percent": tables.percent,
+        "significant": tables.significant,
+        "interval": tables.interval,
+    }
+    environment.globals |= {"estimate_of": tables.estimate_of}
+    return environment
+
+
+def _place(fraction: float) -> float:
+    inside = min(max(fraction, _BAR_LOW), _BAR_HIGH)
+    return 100 * (inside - _BAR_LOW) / (_BAR_HIGH - _BAR_LOW)
+
+
+def _figures(
+    summary: Mapping[str, Any], rows: Sequence[TableRow]
+) -> Iterator[tuple[TableRow, str, str]]:
+    """Yields each attacked defense with its curves and with what the attacker imitated."""
+    for row in rows:
+        curves = curves_of(summary, row)
+        if curves:
+            yield row, svg_data_uri(draw_curves(curves)), _imitation_of(summary, row)
+
+
+def _imitation_of(summary: Mapping[str, Any], row: TableRow) -> str:
+    imitations = (
+        trial.get("imitation") or ""
+        for trial in summary["trials"]
+        if trial["defense"] == row.defense and trial["attack"] == "ggl"
+    )
+    return next(imitations, "")
+
+
+def _metrics_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the metrics any group has, as names and headings."""
+    found = {name for group in summary["groups"] for name in group.get("metrics") or {}}
+    names = [name for name in _METRIC_NAMES if name in found]
+    return {name: _METRIC_NAMES.get(name, name) for name in names + sorted(found - set(names))}

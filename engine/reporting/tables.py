@@ -1,0 +1,300 @@
+"""Rows of the audit's table, and the table itself for the terminal and for Markdown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MISSING: Final = "–"
+NOT_MEASURED: Final = "not measured"
+
+_STATUS_STYLES: Final = {"leaks": "bold red", "inconclusive": "yellow", "no leak shown": "cyan"}
+_TERMINAL_COLUMNS: Final = (
+    "Defense",
+    "Update\nchanged",
+    "Leakage\n(95 %)",
+    "PSNR, dB\n(95 %)",
+    "Floor,\nceiling",
+    "Shuffled,\nrandom",
+    "Identified\n(95 %)",
+    "Label",
+    "Status",
+)
+_MARKDOWN_COLUMNS: Final = (
+    "Defense",
+    "Update changed by",
+    "Leakage fraction (95 %)",
+    "PSNR of the attack, dB (95 %)",
+    "Floor: prior_only, dB",
+    "shuffled, dB",
+    "random_best, dB",
+    "Ceiling: oracle, dB",
+    "Identified, top-1 (95 %)",
+    "Chance",
+    "Label inferred",
+    "Status",
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over target images with its 95 % interval; None where it was not measured."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One attacked defense: what leaked, between the floor and the ceiling.
+
+    Attributes:
+        defense: The defense as a reader sees it.
+        searcher: The searcher that attacked it; empty if the attack did not run.
+        targets: Searches behind the figures, one for each target and seed.
+        defense_change: ``||observed - client update|| / ||client update||``, mean over targets.
+        leakage: Leakage fraction, 0 at the floor and 1 at the ceiling; higher leaks more.
+        psnr: PSNR of the attack in dB; higher leaks more.
+        prior_only: The floor: mean PSNR of the generator's images, the update not used.
+        shuffled: Mean PSNR of the attack against another client's update.
+        random_best: Mean PSNR of random search at the same budget.
+        oracle: The ceiling: mean PSNR of the best image the generator can draw.
+        top1: Share of targets whose private image is found first among ``among``.
+        chance: What ``top1`` is by guessing.
+        among: Images the private image was to be told from, itself included.
+        label_accuracy: Share of targets whose class was inferred.
+        status: The verdict on this defense.
+        sentence: The verdict in words.
+    """
+
+    defense: str
+    searcher: str
+    targets: int
+    defense_change: float | None
+    leakage: Estimate
+    psnr: Estimate
+    prior_only: float | None
+    shuffled: float | None
+    random_best: float | None
+    oracle: float | None
+    top1: Estimate
+    chance: float | None
+    among: int | None
+    label_accuracy: float | None
+    status: str
+    sentence: str
+
+
+def table_rows(summary: Mapping[str, Any]) -> list[TableRow]:
+    """Returns one row for each defense in the plan's order.
+
+    A defense attacked with several searchers has a row for each; one whose attack failed
+    altogether has a row without figures.
+    """
+    verdicts = {entry["defense"]: entry for entry in summary["verdict"].get("defenses", ())}
+    rows = []
+    for defense in defenses_of(summary):
+        attacks = [
+            group
+            for group in summary["groups"]
+            if group["defense"] == defense and group["attack"] == "ggl"
+        ]
+        verdict = verdicts.get(defense, {})
+        rows += [_row(summary, defense, group, verdict) for group in attacks or [{}]]
+    return rows
+
+
+def several_searchers(rows: Sequence[TableRow]) -> bool:
+    """Returns whether the rows differ in their searchers, so that a reader must be told."""
+    return len({row.searcher for row in rows if row.searcher}) > 1
+
+
+def defenses_of(summary: Mapping[str, Any]) -> list[str]:
+    """Returns the labels of the audited defenses in the plan's order."""
+    listed = [*summary["verdict"].get("defenses", ()), *summary["groups"]]
+    return list(dict.fromkeys(entry["defense"] for entry in listed if entry["defense"] != "any"))
+
+
+def estimate_of(group: Mapping[str, Any], metric: str) -> Estimate:
+    """Returns a group's estimate of a metric."""
+    return _estimate((group.get("metrics") or {}).get(metric))
+
+
+def find_group(
+    summary: Mapping[str, Any], defense: str, attack: str, searcher: str = ""
+) -> Mapping[str, Any]:
+    """Returns the group of a control, preferably with the same searcher; empty if there is none."""
+    groups = [
+        group
+        for group in summary["groups"]
+        if group["attack"] == attack and group["defense"] in (defense, "any")
+    ]
+    same = [group for group in groups if group.get("searcher") == searcher]
+    found: Mapping[str, Any] = next(iter(same or groups), {})
+    return found
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Returns a number with fixed digits and a true minus, or a dash."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", "−")
+
+
+def significant(value: float | None) -> str:
+    """Returns a number of unknown magnitude with three significant digits, or a dash."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:#.3g}".rstrip(".").replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """Returns a share as a whole percentage, with one digit below 10 %, or a dash."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{number(100 * value, 0 if abs(value) >= 0.0995 or value == 0 else 1)} %"
+
+
+def interval(estimate: Estimate, *, percents: bool = False) -> str:
+    """Returns an interval as ``low to high``; empty if there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    if percents:
+        return f"{number(100 * estimate.low, 0)} to {number(100 * estimate.high, 0)} %"
+    return f"{number(estimate.low)} to {number(estimate.high)}"
+
+
+def render_terminal(summary: Mapping[str, Any], console: Console) -> None:
+    """Prints the table and the verdict; nothing is cut off at 100 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, show_lines=True)
+    for index, name in enumerate(_TERMINAL_COLUMNS):
+        text = name in ("Defense", "Status")
+        table.add_column(
+            name,
+            justify="left" if text else "right",
+            overflow="fold",
+            no_wrap=index > 0 and name != "Status",
+            width=12 if name == "Status" else None,
+        )
+    rows = table_rows(summary)
+    for row in rows:
+        table.add_row(*_terminal_cells(row, with_searcher=several_searchers(rows)))
+    verdict = summary["verdict"]
+    status = str(verdict["status"])
+    style = _STATUS_STYLES.get(status, "bold")
+    console.print(table)
+    console.print(
+        Text("Leakage: 0 % is the floor (no update used), 100 % the ceiling (oracle).", style="dim")
+    )
+    console.print(Text.assemble((status.upper(), style), "  ", str(verdict["sentence"])))
+
+
+def markdown_table(summary: Mapping[str, Any]) -> str:
+    """Returns the table in Markdown, ending in a newline."""
+    lines: list[Sequence[str]] = [_MARKDOWN_COLUMNS, ["---"] * len(_MARKDOWN_COLUMNS)]
+    rows = table_rows(summary)
+    for row in rows:
+        cells = _markdown_cells(row, with_searcher=several_searchers(rows))
+        lines.append([_in_markdown(cell) for cell in cells])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _row(
+    summary: Mapping[str, Any],
+    defense: str,
+    attack: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+) -> TableRow:
+    searcher = attack.get("searcher") or ""
+
+    def psnr_of(control: str) -> float | None:
+        return estimate_of(find_group(summary, defense, control, searcher), "psnr").mean
+
+    identified = attack.get("identification") or {}
+    return TableRow(
+        defense=defense,
+        searcher=searcher,
+        targets=attack.get("n", 0),
+        defense_change=attack.get("defense_change"),
+        leakage=_estimate(attack.get("leakage_fraction")),
+        psnr=estimate_of(attack, "psnr"),
+        prior_only=psnr_of("prior_only"),
+        shuffled=psnr_of("shuffled"),
+        random_best=psnr_of("random_best"),
+        oracle=psnr_of("oracle"),
+        top1=Estimate(identified.get("top1"), identified.get("low"), identified.get("high")),
+        chance=identified.get("chance"),
+        among=identified.get("among"),
+        label_accuracy=estimate_of(attack, "label_accuracy").mean,
+        status=verdict.get("status", NOT_MEASURED),
+        sentence=verdict.get("sentence", ""),
+    )
+
+
+def _estimate(value: Mapping[str, Any] | None) -> Estimate:
+    value = value or {}
+    return Estimate(value.get("mean"), value.get("low"), value.get("high"))
+
+
+def _terminal_cells(row: TableRow, *, with_searcher: bool) -> list[Text]:
+    cells = [
+        _stacked(_broken(row.defense), row.searcher if with_searcher else ""),
+        percent(row.defense_change),
+        _stacked(percent(row.leakage.mean), interval(row.leakage, percents=True)),
+        _stacked(number(row.psnr.mean), interval(row.psnr)),
+        _stacked(number(row.prior_only), number(row.oracle)),
+        _stacked(number(row.shuffled), number(row.random_best)),
+        _stacked(
+            percent(row.top1.mean),
+            interval(row.top1, percents=True),
+            f"by luck {percent(row.chance)}" if row.chance is not None else "",
+        ),
+        percent(row.label_accuracy),
+    ]
+    return [*map(Text, cells), Text(row.status, style=_STATUS_STYLES.get(row.status, ""))]
+
+
+def _stacked(*lines: str) -> str:
+    return "\n".join(filter(None, lines))
+
+
+def _broken(label: str) -> str:
+    """Breaks a defense's label where a reader would: before settings and between defenses."""
+    return label.replace(" + ", " +\n").replace("(", "\n(")
+
+
+def _markdown_cells(row: TableRow, *, with_searcher: bool) -> Sequence[str]:
+    return (
+        f"{row.defense} / {row.searcher}" if with_searcher else row.defense,
+        percent(row.defense_change),
+        _bracketed(percent(row.leakage.mean), interval(row.leakage, percents=True)),
+        _bracketed(number(row.psnr.mean), interval(row.psnr)),
+        number(row.prior_only),
+        number(row.shuffled),
+        number(row.random_best),
+        number(row.oracle),
+        _bracketed(percent(row.top1.mean), interval(row.top1, percents=True)),
+        percent(row.chance),
+        percent(row.label_accuracy),
+        row.status,
+    )
+
+
+def _bracketed(mean: str, bounds: str) -> str:
+    return f"{mean} ({bounds})" if bounds else mean
+
+
+def _in_markdown(cell: str) -> str:
+    """Escapes what would break out of a Markdown cell."""
+    for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
+        cell = cell.replace(character, escaped)
+    return cell

@@ -1,0 +1,133 @@
+"""The run folder: the system of record of an audit. See ``docs/run-folder.md``."""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from engine.errors import InputError
+
+
+class RunFolder:
+    """One audit's folder on disk.
+
+    Args:
+        path: The folder; :meth:`create` makes a new one, :meth:`open` finds an existing one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls, parent: Path, name: str, *, plan: str, resolved: Mapping[str, Any]
+    ) -> "RunFolder":
+        """Creates ``<utc>-<name>-<id>`` under ``parent`` and writes the plan into it."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        folder = cls(parent / f"{stamp}-{name}-{secrets.token_hex(3)}")
+        (folder.path / "report").mkdir(parents=True)
+        (folder.path / "trials").mkdir()
+        folder.private.mkdir(mode=0o700)
+        (folder.path / "plan.yaml").write_text(plan, encoding="utf-8")
+        text = yaml.safe_dump(dict(resolved), sort_keys=False)
+        (folder.path / "plan.resolved.yaml").write_text(text, encoding="utf-8")
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Returns an existing run folder; raises InputError if ``path`` is none."""
+        for name in ("plan.resolved.yaml", "events.jsonl"):
+            if not (path / name).is_file():
+                raise InputError(
+                    f"Expected a run folder at {path}, but it has no {name}. "
+                    "Give the folder that a run printed, e.g. runs/20260101T000000Z-name-abc123."
+                )
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def private(self) -> Path:
+        """Where reconstructions stay."""
+        return self.path / "private"
+
+    def plan(self) -> dict[str, Any]:
+        """Returns the resolved plan."""
+        text = (self.path / "plan.resolved.yaml").read_text(encoding="utf-8")
+        loaded: dict[str, Any] = yaml.safe_load(text)
+        return loaded
+
+    def append_event(self, kind: str, **fields: Any) -> None:
+        """Appends one event and waits until it is on disk."""
+        line = json.dumps({"time": time.time(), "kind": kind, **fields}, allow_nan=False)
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yields the events in order; a last line cut off by a crash is left out."""
+        path = self.path / "events.jsonl"
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    def save_losses(self, trial: str, losses: np.ndarray, spec_hash: str) -> None:
+        """Writes the state of an unfinished search, atomically."""
+        folder = self.trial_folder(trial)
+        save_file({"losses": losses}, folder / "state.safetensors.new")
+        write_json(folder / "state.json", {"spec": spec_hash, "evaluations": len(losses)})
+        os.replace(folder / "state.safetensors.new", folder / "state.safetensors")
+
+    def load_losses(self, trial: str, spec_hash: str) -> np.ndarray | None:
+        """Returns the losses of an unfinished search with the same spec, or None."""
+        folder = self.path / "trials" / trial
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            losses = load_file(folder / "state.safetensors")["losses"]
+        except (OSError, ValueError, KeyError):
+            return None  # Nothing usable: the search starts anew, with the same outcome.
+        return losses if state.get("spec") == spec_hash else None
+
+    def trial_folder(self, trial: str) -> Path:
+        """Returns the folder of a trial, made if need be."""
+        folder = self.path / "trials" / trial
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def save_image(self, trial: str, image: np.ndarray) -> None:
+        """Keeps a reconstruction ``(ch, H, W)`` among the private files."""
+        save_file({"image": np.ascontiguousarray(image)}, self.private / f"{trial}.safetensors")
+
+    def load_image(self, trial: str) -> np.ndarray:
+        """Returns a reconstruction ``(ch, H, W)``."""
+        return load_file(self.private / f"{trial}.safetensors")["image"]
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Returns the results of the finished trials by their ids."""
+        return {
+            path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(self.path.glob("trials/*/result.json"))
+        }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically; numbers that are not finite are refused."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    temporary = path.with_suffix(path.suffix + ".new")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)

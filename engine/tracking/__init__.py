@@ -1,0 +1,9 @@
+"""Records audits in MLflow, from the event log of their run folders.
+
+The searches know nothing of MLflow: they append events, and what is here reads them.
+"""
+
+from engine.tracking.mlflow_tracker import MlflowTracker, SyncReport, TrackingError
+from engine.tracking.uploader import Uploader
+
+__all__ = ["MlflowTracker", "SyncReport", "TrackingError", "Uploader"]

@@ -1,0 +1,527 @@
+"""Records an audit in MLflow from its event log. The only module that imports MLflow.
+
+The audit becomes a parent run and every trial a child run. The event log decides everything,
+timestamps included, so that sending an event again changes nothing:
+
+- :class:`EventReader` turns events into what the runs still lack, without repeating a metric;
+- :class:`MlflowTracker` sends it, and counts the events that arrived in ``tracking.json``.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import socket
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from engine.errors import AuditError, InfrastructureError, InputError
+from engine.run_folder import RunFolder, write_json
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+AUDIT = ""  # Stands for the parent run where a child run has the id of its trial.
+RUN_TAG, TRIAL_TAG, PARENT_TAG = "leaktune.run", "leaktune.trial", "mlflow.parentRunId"
+
+# What MLflow servers accept; the older ones allow 5000 characters in a tag.
+MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 5000
+METRICS_PER_BATCH, TEXTS_PER_BATCH = 1000, 100
+
+EVENTS_PER_STEP = 500  # After as many events it is written down what has arrived.
+CONNECT_SECONDS = 5.0
+
+# MLflow's own retries are off: a request that was only slow would create a second run.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+Event = Mapping[str, Any]
+
+
+class TrackingError(InfrastructureError):
+    """MLflow did not take what was sent; nothing is lost, and the next sync goes on.
+
+    Args:
+        reason: What happened, in a few words.
+        message: The same as whole sentences, with the remedy.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What one sync did.
+
+    Attributes:
+        events: Events in the log; all of them have arrived.
+        runs: MLflow runs of this audit, the parent included.
+        metrics: Metric values this sync sent.
+        complete: Whether the audit is over, so that there is nothing left to wait for.
+    """
+
+    events: int
+    runs: int
+    metrics: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One point of a metric's curve; ``timestamp`` is in milliseconds since 1970."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass
+class RunChange:
+    """What one MLflow run still lacks; ``status_time`` is in milliseconds since 1970."""
+
+    start_time: int
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[MetricValue] = field(default_factory=list)
+    artifacts: list[str] = field(default_factory=list)
+    status: str | None = None
+    status_time: int = 0
+
+    def set_status(self, status: str, event: Event) -> None:
+        """Sets the status as of an event; the last one counts."""
+        self.status, self.status_time = status, _milliseconds(event)
+
+
+class EventReader:
+    """Turns events, read in order from the first, into changes of MLflow runs.
+
+    Attributes:
+        complete: Whether the audit is over as far as it has been read.
+    """
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._known: set[tuple[str, ...]] = set()
+        self._running: set[str] = set()
+        self._failed: set[str] = set()
+        self._endings = 0
+
+    def read(self, events: Iterable[Event]) -> dict[str, RunChange]:
+        """Returns what the next events change, by trial; AUDIT stands for the parent run."""
+        changes: dict[str, RunChange] = {}
+        for event in events:
+            handle = getattr(self, f"_on_{event['kind']}", None)
+            if handle is not None:  # A kind that says nothing to MLflow may be added.
+                trial = event.get("trial", AUDIT)
+                handle(event, changes.setdefault(trial, RunChange(_milliseconds(event))))
+                self._close_orphans(event, changes)
+        return changes
+
+    def _on_audit_started(self, event: Event, change: RunChange) -> None:
+        self._add_params(event, change)
+        change.tags |= _texts(event["tags"], MAX_TAG)
+
+    def _on_audit_resumed(self, event: Event, change: RunChange) -> None:
+        self.complete = False
+        change.set_status("RUNNING", event)
+
+    def _on_audit_interrupted(self, event: Event, change: RunChange) -> None:
+        change.set_status("KILLED", event)
+
+    def _on_audit_finished(self, event: Event, change: RunChange) -> None:
+        self.complete = True
+        change.tags["leaktune.verdict"] = _cut(event["verdict"], MAX_TAG)
+        # Finished again after a resume, the audit's metrics go on from step 0 to step 1.
+        self._add_metrics(event, change, event["metrics"], step=self._endings)
+        self._endings += 1
+        change.artifacts = list(event["artifacts"])
+        change.set_status("FINISHED", event)
+
+    def _on_trial_started(self, event: Event, change: RunChange) -> None:
+        self._running.add(event["trial"])
+        self._add_params(event, change)
+        if event["trial"] in self._failed:
+            change.tags["leaktune.error"] = ""
+        change.set_status("RUNNING", event)
+
+    def _on_trial_progress(self, event: Event, change: RunChange) -> None:
+        self._add_metrics(event, change, {"loss": event["loss"]}, step=event["evaluations"])
+
+    def _on_trial_finished(self, event: Event, change: RunChange) -> None:
+        trace = event["trace"]
+        self._add_metrics(event, change, event["metrics"], step=trace[-1][0] if trace else 0)
+        for evaluations, loss, psnr in trace:
+            self._add_metrics(event, change, {"loss": loss, "psnr": psnr}, step=evaluations)
+        self._running.discard(event["trial"])
+        change.set_status("FINISHED", event)
+
+    def _on_trial_failed(self, event: Event, change: RunChange) -> None:
+        change.tags["leaktune.error"] = _cut(event["error"], MAX_TAG)
+        self._failed.add(event["trial"])
+        self._running.discard(event["trial"])
+        change.set_status("FAILED", event)
+
+    def _add_params(self, event: Event, change: RunChange) -> None:
+        """Adds the params that the run does not have: MLflow refuses to change one."""
+        for name, text in _texts(event["params"], MAX_PARAM).items():
+            if self._is_unknown("param", event, name):
+                change.params[name] = text
+
+    def _add_metrics(
+        self, event: Event, change: RunChange, values: Mapping[str, float | None], *, step: int
+    ) -> None:
+        """Adds the numbers that were measured and that have no value at this step."""
+        for name, value in values.items():
+            key = _key(name)
+            if value is None or not math.isfinite(value):
+                continue
+            if self._is_unknown("metric", event, key, str(step)):
+                change.metrics.append(MetricValue(key, float(value), _milliseconds(event), step))
+
+    def _is_unknown(self, what: str, event: Event, *names: str) -> bool:
+        """Says whether the run hears of this for the first time, and remembers that it did."""
+        fact = (what, event.get("trial", AUDIT), *names)
+        if fact in self._known:
+            return False
+        self._known.add(fact)
+        return True
+
+    def _close_orphans(self, event: Event, changes: dict[str, RunChange]) -> None:
+        """Ends the trials that were left running when the audit ended."""
+        if event["kind"] not in ("audit_interrupted", "audit_finished"):
+            return
+        for trial in sorted(self._running):
+            change = changes.setdefault(trial, RunChange(_milliseconds(event)))
+            change.set_status("KILLED", event)
+        self._running.clear()
+
+
+@dataclass
+class Arrived:
+    """What a tracking server has of an audit: a count of events, and run ids by trial."""
+
+    events: int = 0
+    runs: dict[str, str] = field(default_factory=dict)
+
+
+class MlflowTracker:
+    """Sends the events of one run folder to one MLflow experiment, each exactly once.
+
+    Every call goes through an explicit client: MLflow's global active run is never touched.
+    Making a tracker neither imports MLflow nor connects; the first sync does.
+
+    Args:
+        folder: The run folder whose events are sent.
+        uri: MLflow's tracking URI: a database such as ``sqlite:///mlflow.db``, or a server.
+        experiment: Name of the MLflow experiment; created if there is none.
+
+    Raises:
+        InfrastructureError: ``uri`` is of a kind that MLflow does not keep runs in.
+    """
+
+    def __init__(self, folder: RunFolder, *, uri: str = DEFAULT_URI, experiment: str) -> None:
+        self._folder = folder
+        self._uri = _checked_uri(uri)
+        self._experiment = experiment
+        self._client: Any = None
+        self._experiment_id = ""
+
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI without its secrets."""
+        return _shown(urlsplit(self._uri))
+
+    def sync(self) -> SyncReport:
+        """Sends what MLflow lacks; can be called again at any time, also after a failure.
+
+        Raises:
+            TrackingError: The server cannot be reached or refuses; the next sync goes on.
+            InputError: An artifact that the log lists is not a file of the run folder.
+        """
+        events = list(self._folder.events())
+        if not events:
+            return SyncReport(0, 0, 0, complete=False)
+        with self._alone():
+            arrived = self._load()
+            if self._client is None:
+                with self._explained():
+                    arrived = self._connect(arrived, _run_name(events))
+            return self._send_events(events, arrived)
+
+    def pending(self) -> tuple[int, int]:
+        """Returns how many events have not arrived, of how many."""
+        events = sum(1 for _ in self._folder.events())
+        return max(0, events - self._load().events), events
+
+    def _send_events(self, events: list[dict[str, Any]], arrived: Arrived) -> SyncReport:
+        reader = EventReader()
+        reader.read(events[: arrived.events])
+        metrics = 0
+        while arrived.events < len(events):
+            step = events[arrived.events : arrived.events + EVENTS_PER_STEP]
+            changes = reader.read(step)
+            with self._explained():
+                self._create_runs(changes, arrived.runs, _run_name(events))
+                self._send_changes(changes, arrived.runs)
+            arrived.events += len(step)
+            self._save(arrived)
+            metrics += sum(len(change.metrics) for change in changes.values())
+        return SyncReport(len(events), len(arrived.runs), metrics, reader.complete)
+
+    def _connect(self, arrived: Arrived, run: str) -> Arrived:
+        """Opens the experiment; returns what it really holds of the audit.
+
+        Runs are found by their tags, because a crash may have come between creating a run and
+        writing its id down. If one is missing, all events are sent again; MLflow keeps a metric
+        value that comes twice with the same step and timestamp once.
+        """
+        _check_reachable(urlsplit(self._uri))
+        client = _make_client(self._uri)
+        experiment = client.get_experiment_by_name(self._experiment)
+        self._experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(self._experiment, _artifact_location(self._uri))
+        )
+        found = _find_runs(client, self._experiment_id, run)
+        known = set(arrived.runs.values())
+        runs = {trial: _pick(ids, known) for trial, ids in found.items()}
+        self._client = client
+        return Arrived(arrived.events if known and known <= set(runs.values()) else 0, runs)
+
+    def _create_runs(
+        self, changes: Mapping[str, RunChange], runs: dict[str, str], run: str
+    ) -> None:
+        for trial, change in sorted(changes.items()):  # AUDIT, the parent, comes first.
+            if trial in runs:
+                continue
+            tags = {RUN_TAG: run}
+            if trial != AUDIT:
+                tags |= {TRIAL_TAG: trial, PARENT_TAG: runs[AUDIT]}
+            created = self._client.create_run(
+                self._experiment_id, start_time=change.start_time, tags=tags, run_name=trial or run
+            )
+            runs[trial] = created.info.run_id
+
+    def _send_changes(self, changes: Mapping[str, RunChange], runs: Mapping[str, str]) -> None:
+        for trial, change in sorted(changes.items(), reverse=True):  # The parent ends last.
+            self._send_values(runs[trial], change)
+            self._send_status(runs[trial], change)
+            self._upload(runs[trial], change.artifacts)
+
+    def _send_values(self, run_id: str, change: RunChange) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(**asdict(value)) for value in change.metrics]
+        params = [Param(name, text) for name, text in change.params.items()]
+        tags = [RunTag(name, text) for name, text in change.tags.items()]
+        for batch in _batches(params, TEXTS_PER_BATCH):
+            self._client.log_batch(run_id, params=batch)
+        for batch in _batches(tags, TEXTS_PER_BATCH):
+            self._client.log_batch(run_id, tags=batch)
+        for batch in _batches(metrics, METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=batch)
+
+    def _send_status(self, run_id: str, change: RunChange) -> None:
+        if change.status == "RUNNING":
+            self._client.update_run(run_id, status="RUNNING")
+        elif change.status is not None:
+            self._client.set_terminated(run_id, change.status, end_time=change.status_time)
+
+    def _upload(self, run_id: str, artifacts: Iterable[str]) -> None:
+        """Uploads the listed files and no others: a link or a folder is refused."""
+        root = self._folder.path.resolve()
+        for name in artifacts:
+            path = (root / name).resolve()
+            if path != root / name or not path.is_relative_to(root) or not path.is_file():
+                raise InputError(
+                    f"Expected the artifact {name!r} to be a plain file in {root}, but it is not. "
+                    "Everything else is in MLflow; put the file back and sync again."
+                )
+            parent = path.parent.relative_to(root).as_posix()
+            self._client.log_artifact(run_id, str(path), None if parent == "." else parent)
+
+    @property
+    def _state_path(self) -> Path:
+        return self._folder.path / "tracking.json"
+
+    def _load(self) -> Arrived:
+        for entry in _read_entries(self._state_path):
+            if (entry["uri"], entry["experiment"]) == (self.shown_uri, self._experiment):
+                return Arrived(entry["events"], {AUDIT: entry["run"], **entry["trials"]})
+        return Arrived()
+
+    def _save(self, arrived: Arrived) -> None:
+        trials = {trial: run_id for trial, run_id in arrived.runs.items() if trial != AUDIT}
+        place = {"uri": self.shown_uri, "experiment": self._experiment}
+        others = [e for e in _read_entries(self._state_path) if not place.items() <= e.items()]
+        entry = place | {"events": arrived.events, "run": arrived.runs[AUDIT], "trials": trials}
+        write_json(self._state_path, [*others, entry])
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps two processes from sending the same folder at once."""
+        with (self._folder.path / "events.jsonl").open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                reason = "another process is sending this run"
+                raise self._error(reason, "Let it finish.") from None
+            except OSError:
+                pass  # A file system without locks.
+            yield
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns whatever MLflow and its databases raise into one error with the remedy."""
+        try:
+            yield
+        except AuditError:
+            raise
+        except Exception as error:  # MLflow lets those of its many back ends through.
+            self._client = None  # A request that failed may have been obeyed: look again.
+            reason = _redacted(_plain_reason(error), urlsplit(self._uri))
+            raise self._error(reason, "Check that it runs and that the URI is right.") from error
+
+    def _error(self, reason: str, remedy: str) -> TrackingError:
+        return TrackingError(
+            reason,
+            f"Expected to send {self._folder.name} to MLflow at {self.shown_uri}, but {reason}. "
+            f"{remedy} Nothing is lost: `leaktune sync {self._folder.path}` goes on from here.",
+        )
+
+
+def _make_client(uri: str) -> Any:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient  # Deferred: the import takes seconds.
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # No chatter about migrations.
+    return MlflowClient(uri)
+
+
+def _find_runs(client: Any, experiment_id: str, run: str) -> dict[str, list[str]]:
+    """Returns the ids of the audit's runs by trial."""
+    found: dict[str, list[str]] = {}
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1000, page_token=token
+        )
+        for each in page:
+            found.setdefault(each.data.tags.get(TRIAL_TAG, AUDIT), []).append(each.info.run_id)
+        token = page.token
+        if not token:
+            return found
+
+
+def _pick(ids: Iterable[str], known: set[str]) -> str:
+    """Returns the run id that is known already, or else the same one on every call."""
+    return min(ids, key=lambda run_id: (run_id not in known, run_id))
+
+
+def _run_name(events: Iterable[Event]) -> str:
+    return next(str(event["run"]) for event in events if event["kind"] == "audit_started")
+
+
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []  # Nothing usable: the runs are found by their tags.
+    return entries
+
+
+def _milliseconds(event: Event) -> int:
+    return int(event["time"] * 1000)
+
+
+def _key(name: str) -> str:
+    """Returns a name MLflow accepts: ``sparsification(percent=90)`` loses its brackets."""
+    parts = (re.sub(r"[^\w.\- ]+", "_", part).strip("_. ") for part in name.split("/"))
+    return "/".join(part for part in parts if part)[:MAX_KEY] or "_"
+
+
+def _texts(values: Mapping[str, Any], limit: int) -> dict[str, str]:
+    return {_key(name): _cut(str(value), limit) for name, value in values.items()}
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _checked_uri(uri: str) -> str:
+    """Returns the URI, a relative SQLite path made absolute; refuses what MLflow cannot use."""
+    parts = urlsplit(uri)
+    kind = _kind(parts)
+    if kind == "sqlite" and parts.path.strip("/") and uri.startswith(f"{parts.scheme}:///"):
+        return f"{parts.scheme}:///{Path(parts.path[1:]).absolute()}"
+    if kind in PORTS and parts.netloc:
+        return uri
+    raise InfrastructureError(
+        f"Expected a tracking URI of one of the kinds sqlite, {', '.join(PORTS)}, "
+        f"got {_shown(parts)!r}. MLflow keeps no runs in plain folders; "
+        "write e.g. sqlite:///mlflow.db or http://host:5000."
+    )
+
+
+def _kind(parts: SplitResult) -> str:
+    return parts.scheme.partition("+")[0]
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Returns the folder beside an SQLite file; a server has a place of its own."""
+    parts = urlsplit(uri)
+    return str(Path(parts.path[1:]).parent / "mlruns") if _kind(parts) == "sqlite" else None
+
+
+def _check_reachable(parts: SplitResult) -> None:
+    """Raises OSError at once where MLflow would try for minutes; proxies are left to MLflow."""
+    has_proxy = urllib.request.getproxies().keys() & {"http", "https", "all"}
+    if parts.hostname and not has_proxy:
+        port = parts.port or PORTS[_kind(parts)]
+        socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
+
+
+def _shown(parts: SplitResult) -> str:
+    userinfo, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"***@{host}" if userinfo else host, query="").geturl()
+
+
+def _redacted(text: str, parts: SplitResult) -> str:
+    password = parts.password or ""
+    for secret in (parts.netloc.rpartition("@")[0], password, unquote(password), parts.query):
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def _plain_reason(error: BaseException) -> str:
+    """Says in a few words what is at the root of an error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there"
+        if isinstance(cause, TimeoutError):
+            return "it did not answer in time"
+        if isinstance(cause, socket.gaierror):
+            return "its host name is unknown"
+        cause = cause.__cause__ or cause.__context__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _cut(lines[0].rstrip("."), 200)

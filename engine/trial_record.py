@@ -1,0 +1,66 @@
+"""A trial's spec and result as plain values: what goes over the wire and into the run folder."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from engine.trial import TrialResult, TrialSpec
+
+
+def spec_hash(spec: TrialSpec) -> str:
+    """Returns a hash of everything that determines the trial; states of others are not resumed."""
+    text = json.dumps(asdict(spec), sort_keys=True, default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
+    """Returns a trial as ``docs/run-folder.md`` describes it, without its arrays."""
+    searched = result.evaluations > 0
+    return {
+        "id": spec.id,
+        "spec": spec_hash(spec),
+        "defense": spec.defense_label,
+        "attack": spec.attack,
+        "searcher": spec.settings.searcher if searched else None,
+        "target": spec.target,
+        "seed": spec.seed,
+        "loss": result.loss,
+        "evaluations": result.evaluations,
+        "nonfinite": result.nonfinite,
+        "wall_s": round(result.wall_s, 4),
+        "candidates_per_s": round(result.evaluations / result.wall_s, 1) if searched else None,
+        "label": result.label,
+        "inferred_label": result.inferred_label,
+        "imitation": result.imitation,
+        "defense_change": result.defense_change,
+        "among": result.among,
+        "metrics": result.metrics,
+        "hits": result.hits,
+        "trace": [list(row) for row in result.trace],
+    }
+
+
+def to_params(spec: TrialSpec) -> dict[str, str | float]:
+    """Returns a spec as the flat parameters tracking shows."""
+    return {
+        "defense": spec.defense_label,
+        "attack": spec.attack,
+        "target": spec.target,
+        "budget": spec.budget,
+        "seed": spec.seed,
+        "searcher": spec.settings.searcher,
+        "space": spec.settings.space,
+        "distance": spec.settings.distance,
+        "regulariser": spec.settings.regulariser,
+        "regulariser_weight": spec.settings.regulariser_weight,
+        "label_inference": spec.settings.label_inference,
+    }
+
+
+def to_metrics(record: dict[str, Any]) -> dict[str, float]:
+    """Returns the flat figures of a finished trial that tracking shows."""
+    figures = {**record["metrics"], **{f"identification_{k}": v for k, v in record["hits"].items()}}
+    extra = {name: record[name] for name in ("loss", "evaluations", "nonfinite", "wall_s")}
+    extra["defense_change"] = record["defense_change"]
+    return {name: float(v) for name, v in {**figures, **extra}.items() if v is not None}

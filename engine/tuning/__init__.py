@@ -1,0 +1,5 @@
+"""Trials on Ray Tune: the only room that knows Ray."""
+
+from engine.tuning.fan_out import Listener, connect, run_trials
+
+__all__ = ["Listener", "connect", "run_trials"]

@@ -1,0 +1,48 @@
+"""Translates Ray Tune's callbacks into what a listener hears."""
+
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback
+
+if TYPE_CHECKING:
+    from engine.tuning.fan_out import Listener
+
+
+class ListenerCallback(Callback):
+    """Tells a listener of trials by their own ids.
+
+    Args:
+        listener: Hears of every trial.
+    """
+
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
+        self._over: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune started or restarted a trial."""
+        self._listener.started(trial.config["trial"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A worker reported progress or its outcome."""
+        name = trial.config["trial"]
+        if name in self._over:
+            return
+        if "result" in result:
+            self._over.add(name)
+            self._listener.finished(name, result["result"], result["arrays"])
+        elif "error" in result:
+            self._over.add(name)
+            self._listener.failed(name, result["error"], result["traceback"])
+        elif "evaluations" in result:
+            self._listener.progressed(name, result["evaluations"], result["loss"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's workers were lost too often."""
+        name = trial.config["trial"]
+        if name not in self._over:
+            self._over.add(name)
+            error = trial.get_error()
+            self._listener.failed(name, f"worker lost: {type(error).__name__}", str(error))

@@ -1,0 +1,132 @@
+"""Runs every latent search as one Ray Tune trial."""
+
+import contextlib
+import logging
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.errors import InfrastructureError
+from engine.plan import ComputePlan, Plan
+from engine.tuning.worker import work
+
+# A trial whose worker was lost is started again this often, from its saved losses.
+WORKER_LOSSES = 3
+
+
+class Listener(Protocol):
+    """Hears, in the driver, of what happens to trials; ids are those of the trial specs."""
+
+    def started(self, trial: str) -> None:
+        """A worker takes the trial up, perhaps for the second time."""
+
+    def progressed(self, trial: str, evaluations: int, loss: float | None) -> None:
+        """The trial has spent ``evaluations`` and its best loss is ``loss``."""
+
+    def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        """The trial is done; ``result`` is plain values, ``arrays`` its image and losses."""
+
+    def failed(self, trial: str, error: str, trace: str) -> None:
+        """The trial raised, or its workers were lost too often."""
+
+
+@contextlib.contextmanager
+def connect(address: str | None) -> Iterator[None]:
+    """Connects to a Ray cluster, or starts one on this machine, for as long as the block lasts.
+
+    Args:
+        address: ``auto``, an address, or None for a cluster of this machine's own. In a process
+            that is connected already, that connection is used and kept.
+
+    Raises:
+        InfrastructureError: If there is no such cluster.
+    """
+    # Set before Ray is imported, and inherited by its processes.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray  # Deferred: slow to import.
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InfrastructureError(
+            f"Expected a Ray cluster at {address!r}, could not connect: {error}. Start one with "
+            "`ray start --head` or `ray up`, or leave --address out to use this machine."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> None:
+    """Runs the named trials of a plan as Tune trials and tells ``listener`` of each.
+
+    Returns when all are done, or earlier when the user interrupts (Tune's own handler of Ctrl-C
+    ends the run); which trials finished is what the listener heard.
+
+    Args:
+        plan: The audit's plan.
+        trials: Ids of the trials to run.
+        folder: The run folder. A worker that can write to it saves unfinished searches there.
+        listener: Hears of every trial, in this process.
+    """
+    from ray import tune
+
+    from engine.tuning.callback import ListenerCallback
+
+    _check_resources(plan.compute)
+    with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
+        trainable = tune.with_resources(
+            tune.with_parameters(work, plan=plan.to_dict(), folder=str(folder)),
+            {"cpu": plan.compute.cpus_per_trial, "gpu": plan.compute.gpus_per_trial},
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"trial": tune.grid_search(list(trials))},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=plan.compute.workers, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name=folder.name,
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
+                callbacks=[ListenerCallback(listener)],
+            ),
+        )
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            raise InfrastructureError(
+                f"Ray Tune failed: {error}\n{traceback.format_exc()}"
+            ) from error
+
+
+def _check_resources(compute: ComputePlan) -> None:
+    """Raises InfrastructureError if no node of the cluster can ever run a trial."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {"CPU": compute.cpus_per_trial, "GPU": compute.gpus_per_trial}
+    if not any(all(node.get(key, 0) >= n for key, n in wanted.items()) for node in nodes):
+        have = "; ".join(
+            f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes
+        )
+        raise InfrastructureError(
+            f"Expected a node with {wanted['CPU']} CPU and {wanted['GPU']:g} GPU for one trial, "
+            f"the cluster has: {have}. Lower compute.cpus_per_trial or compute.gpus_per_trial."
+        )

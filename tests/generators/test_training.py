@@ -1,0 +1,258 @@
+import dataclasses
+
+import pytest
+import torch
+
+from engine.errors import InputError, PlanError
+from engine.generators import training_state
+from engine.generators.training import Critic, Encoder, GeneratorTraining, Trainer
+from tests.conftest import build, seeded
+
+CPU = torch.device("cpu")
+SETTINGS = GeneratorTraining(
+    latent_dim=2, width=8, epochs=3, adversarial_after=1, batch_size=16, seed=4
+)
+
+
+def trainer_of(settings=SETTINGS, images=None):
+    if images is None:
+        images = (torch.rand(64, 1, 8, 8, generator=seeded(0)) * 255).to(torch.uint8)
+    return Trainer(images, torch.arange(len(images)) % 2, settings, CPU)
+
+
+def run(trainer, epochs):
+    return [trainer.run_epoch(lambda: None) for _ in range(epochs)]
+
+
+def tensors_of(trainer):
+    parts = {"generator": trainer.generator, "encoder": trainer.encoder, "critic": trainer.critic}
+    return {
+        f"{part}/{name}": tensor.clone()
+        for part, module in parts.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def assert_equal_tensors(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    trainer = trainer_of()
+    return run(trainer, 3), tensors_of(trainer)
+
+
+def test_reports_the_figures_of_every_epoch(uninterrupted):
+    figures, _ = uninterrupted
+
+    assert [figure.epoch for figure in figures] == [1, 2, 3]
+    assert all(0 < figure.squared_error < 1 for figure in figures)
+    assert all(figure.divergence >= 0 for figure in figures)
+
+
+def test_the_critic_joins_after_its_epochs(uninterrupted):
+    figures, _ = uninterrupted
+
+    assert [figure.critic_loss > 0 for figure in figures] == [False, True, True]
+
+
+def test_calls_back_once_a_batch():
+    calls = []
+
+    trainer_of(dataclasses.replace(SETTINGS, batch_size=24)).run_epoch(lambda: calls.append(1))
+
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "deconvolutional"])
+def test_reconstructions_of_two_plain_classes_become_better(architecture):
+    images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
+    images[1::2, :, :4] = 255
+    settings = dataclasses.replace(
+        SETTINGS,
+        architecture=architecture,
+        epochs=8,
+        adversarial_after=8,
+        learning_rate=1e-2,
+    )
+
+    figures = run(trainer_of(settings, images), 8)
+
+    assert figures[-1].squared_error < 0.5 * figures[0].squared_error
+
+
+def test_equal_settings_train_equal_generators(uninterrupted):
+    torch.manual_seed(99)
+    again = trainer_of()
+
+    assert run(again, 3) == uninterrupted[0]
+    assert_equal_tensors(tensors_of(again), uninterrupted[1])
+
+
+def test_another_seed_trains_another_generator(uninterrupted):
+    other = trainer_of(dataclasses.replace(SETTINGS, seed=5))
+    run(other, 3)
+
+    weight = "generator/layers.0.weight"
+    assert not torch.equal(tensors_of(other)[weight], uninterrupted[1][weight])
+
+
+def test_training_leaves_the_global_random_state_alone():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+
+    run(trainer_of(), 2)
+
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_a_resumed_training_equals_an_uninterrupted_one(before, tmp_path, uninterrupted):
+    interrupted = trainer_of()
+    run(interrupted, before)
+    interrupted.save(tmp_path)
+
+    resumed = trainer_of()
+    resumed.resume(tmp_path)
+    figures = run(resumed, 3 - before)
+
+    assert resumed.epoch == 3
+    assert figures == uninterrupted[0][before:]
+    assert_equal_tensors(tensors_of(resumed), uninterrupted[1])
+
+
+def test_the_state_holds_no_pickle(tmp_path):
+    trainer = trainer_of()
+    run(trainer, 1)
+
+    trainer.save(tmp_path / "new" / "folder")
+
+    names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert names == ["training.json", "training.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 5}, {"epochs": 4}, {"learning_rate": 2e-3}, {"latent_dim": 3}]
+)
+def test_resuming_with_other_settings_is_refused(change, tmp_path):
+    trainer_of().save(tmp_path)
+
+    with pytest.raises(InputError, match="Expected a training with the same settings"):
+        trainer_of(dataclasses.replace(SETTINGS, **change)).resume(tmp_path)
+
+
+def test_resuming_from_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="found none"):
+        trainer_of().resume(tmp_path)
+
+
+def test_resuming_from_a_truncated_state_is_refused(tmp_path):
+    trainer_of().save(tmp_path)
+    path = tmp_path / "training.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+    with pytest.raises(InputError, match="damaged"):
+        trainer_of().resume(tmp_path)
+
+
+def test_resuming_from_the_state_of_other_images_is_refused(tmp_path):
+    trainer_of(images=torch.zeros(64, 1, 4, 4, dtype=torch.uint8)).save(tmp_path)
+
+    with pytest.raises(InputError):
+        trainer_of().resume(tmp_path)
+
+
+@pytest.mark.parametrize("replaced", [0, 1])
+def test_a_save_cut_short_still_resumes_to_the_same_end(
+    replaced, tmp_path, monkeypatch, uninterrupted
+):
+    trainer = trainer_of()
+    run(trainer, 1)
+    trainer.save(tmp_path)
+    run(trainer, 1)
+    replace, calls = training_state.os.replace, []
+
+    def cut_short(source, target):
+        if len(calls) == replaced:
+            raise KeyboardInterrupt
+        calls.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(training_state.os, "replace", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save(tmp_path)
+    monkeypatch.undo()
+
+    resumed = trainer_of()
+    resumed.resume(tmp_path)
+    run(resumed, 3 - resumed.epoch)
+
+    assert_equal_tensors(tensors_of(resumed), uninterrupted[1])
+
+
+def test_the_prior_is_fitted_to_the_codes_of_each_class():
+    trainer = trainer_of()
+    run(trainer, 1)
+
+    encoder = trainer.encoder.eval()
+    with torch.no_grad():
+        means, log_variances = encoder(trainer.images / 255, trainer.labels)
+    for label in (0, 1):
+        rows = trainer.labels == label
+        spread = torch.cov(means[rows].T) + log_variances[rows].exp().mean(0).diag()
+        scale = trainer.generator.prior.scale[label]
+        torch.testing.assert_close(trainer.generator.prior.mean[label], means[rows].mean(0))
+        torch.testing.assert_close(scale @ scale.T, spread)
+
+
+def test_a_last_batch_of_one_image_is_no_obstacle():
+    images = torch.randint(0, 256, (65, 1, 8, 8), generator=seeded(0)).to(torch.uint8)
+
+    figures = run(trainer_of(images=images), 2)
+
+    assert all(0 < figure.squared_error < 1 for figure in figures)
+
+
+def test_the_learning_rate_decays_by_a_cosine_to_a_hundredth():
+    trainer = trainer_of(dataclasses.replace(SETTINGS, epochs=10, learning_rate=1.0))
+
+    for epoch, rate in [(0, 1.0), (5, 0.505), (10, 0.01)]:
+        trainer._set_learning_rate(epoch)
+
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+def test_the_encoder_gives_a_mean_and_a_log_variance():
+    encoder = build(lambda: Encoder((1, 4, 4), 2, 3), 0)
+
+    mean, log_variance = encoder(torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 0, 1, 1]))
+
+    assert mean.shape == log_variance.shape == (5, 3)
+
+
+def test_the_critic_scores_images_by_their_class():
+    critic = build(lambda: Critic((1, 6, 9), 2), 0)
+    images = torch.rand(3, 1, 6, 9, generator=seeded(0))
+
+    first, second = critic(images, torch.tensor([0, 0, 0])), critic(images, torch.tensor([1, 1, 1]))
+
+    assert first.shape == (3,)
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latent_dim": 0}, "Expected latent_dim to be a whole number"),
+        ({"epochs": 1.5}, "Expected epochs to be a whole number"),
+        ({"learning_rate": 0}, "Expected learning_rate > 0"),
+        ({"beta": -1}, "Expected beta > 0"),
+        ({"architecture": "mpl"}, "Unknown generator architecture 'mpl'.*Did you mean 'mlp'"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(PlanError, match=message):
+        GeneratorTraining(**settings)

@@ -1,0 +1,75 @@
+from engine.reporting.figure_rows import curves_of, median_of, strips_of
+from engine.reporting.tables import table_rows
+
+
+def test_the_median_is_taken_where_every_run_has_begun_and_holds_last_values():
+    runs = [[(1, 9.0), (5, 1.0)], [(2, 4.0), (5, 2.0), (7, 0.0)], [(1, 5.0)], []]
+
+    assert median_of(runs) == [(2, 5.0), (5, 2.0), (7, 1.0)]
+
+
+def test_curves_show_loss_and_psnr_between_floor_and_ceiling(summary):
+    loss, psnr = curves_of(summary, table_rows(summary)[0])
+
+    assert loss.log
+    assert (len(loss.runs), len(loss.median)) == (3, 20)
+    assert (psnr.floor, psnr.ceiling, psnr.log) == (10.42, 21.64, False)
+
+
+def test_losses_of_either_sign_or_in_a_narrow_range_get_a_linear_axis(summary):
+    row = table_rows(summary)[0]
+    trials = [trial for trial in summary["trials"] if trial["attack"] == "ggl"]
+    for trial in trials:
+        trial["trace"] = [[1, 1000.5, 9.0], [50, 1000.1, 9.5]]
+    assert not curves_of(summary, row)[0].log
+
+    trials[0]["trace"] = [[1, 0.1, 9.0], [50, -5.0, 9.5]]
+    assert not curves_of(summary, row)[0].log
+
+
+def test_a_trace_with_gaps_and_a_defense_without_trace_are_accepted(summary):
+    first, second = table_rows(summary)
+    for trial in summary["trials"]:
+        trial["trace"] = [[1, None, 9.0], [50, 0.5, None]] if trial["defense"] == "none" else []
+
+    loss, psnr = curves_of(summary, first)
+
+    assert (loss.median, psnr.median) == ([(50, 0.5)], [(1, 9.0)])
+    assert curves_of(summary, second) == []
+
+
+def test_strips_run_from_the_original_to_the_oracle(summary, images):
+    targets, strips = strips_of(summary, images)
+
+    assert targets == [0, 1, 2]
+    block = ["prior_only", "shuffled", "random_best", "ggl"]
+    assert [strip.kind for strip in strips] == ["original", *block, *block, "oracle"]
+    assert strips[4].images == ["none-ggl-0", "none-ggl-1", "none-ggl-2"]
+
+
+def test_the_montage_shows_the_controls_of_the_first_defense(summary, images):
+    _, strips = strips_of(summary, images, first_controls_only=True)
+
+    kinds = ["original", "prior_only", "shuffled", "random_best", "ggl", "ggl", "oracle"]
+    assert [strip.kind for strip in strips] == kinds
+
+
+def test_a_missing_reconstruction_leaves_a_gap(summary, images):
+    del images["none-ggl-1"]
+
+    _, strips = strips_of(summary, images)
+
+    assert strips[4].images == ["none-ggl-0", None, "none-ggl-2"]
+    assert strips[4].psnr[1] is None
+
+
+def test_only_the_first_ten_targets_are_shown(summary, images):
+    oracle = next(trial for trial in summary["trials"] if trial["attack"] == "oracle")
+    for target in range(3, 14):
+        summary["trials"].append({**oracle, "id": f"oracle-{target}", "target": target})
+        images |= {f"oracle-{target}": images["none-ggl-0"], f"target/{target}": images["target/0"]}
+
+    targets, strips = strips_of(summary, images)
+
+    assert targets == list(range(10))
+    assert {len(strip.images) for strip in strips} == {10}
