@@ -103,7 +103,8 @@ class ProgressView:
         rate = sum(self._evaluations.values()) / max(elapsed, 1e-9)
         finished = done + failed - self._before
         left = f"{elapsed / finished * (total - done - failed):.0f} s" if finished else "?"
-        text = f"{done}/{total} trials done, {rate:.0f} evaluations/s, {elapsed:.0f} s gone, {left} left"
+        text = f"{done}/{total} trials done, {rate:.0f} evaluations/s"
+        text += f", {elapsed:.0f} s gone, {left} left"
         return text + (f", {failed} FAILED" if failed else "")
 
     def _table(self) -> Table:

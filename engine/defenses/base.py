@@ -133,7 +133,7 @@ def estimate_imitations(
 
 
 def label_defenses(chain: Sequence[Defense]) -> str:
-    """Returns the chain as a reader sees it, e.g. ``clipping(max_norm=4) + sparsification(...)``."""
+    """Returns the chain as a reader sees it, e.g. ``clipping(max_norm=4) + soteria(...)``."""
     return " + ".join(_label(defense) for defense in chain)
 
 

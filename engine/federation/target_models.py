@@ -1,6 +1,6 @@
 """The models clients train, by name; always in evaluation mode."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -129,8 +129,8 @@ def _recorded_linears(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
     """Yields a list that fills with (name, input) of every linear layer the model runs."""
     calls: list[tuple[str, Tensor]] = []
 
-    def recorder(name: str):  # type: ignore[no-untyped-def]
-        return lambda module, inputs: calls.append((name, inputs[0]))
+    def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: calls.append((name, inputs[0]))
 
     handles = [
         module.register_forward_pre_hook(recorder(name))

@@ -1,4 +1,4 @@
-"""Trains a classifier on labelled images: a target model on request, or the evaluation classifier."""
+"""Trains a classifier on labelled images: a target model, or the evaluation classifier."""
 
 from collections.abc import Callable
 

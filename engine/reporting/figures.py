@@ -162,5 +162,5 @@ def _write(figure: "Figure", left: float, top: float, text: str, **style: Any) -
 
 def _pixels(image: np.ndarray) -> np.ndarray:
     """Returns ``(ch, H, W)`` in [0, 1] as bytes ``(H, W, 3)``, or ``(H, W)`` for one channel."""
-    levels = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
-    return levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
+    levels: np.ndarray = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
+    return levels.squeeze(0) if len(levels) == 1 else levels.transpose(1, 2, 0)

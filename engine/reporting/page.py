@@ -21,9 +21,9 @@ _METRIC_NAMES: Final = {
     "ssim": "SSIM",
     "mse": "MSE",
     "mse_r": "MSE-R",
-    "feature_distance": "feature distance",
+    "feature_distance": "Feature distance",
     "lpips": "LPIPS",
-    "label_accuracy": "label accuracy",
+    "label_accuracy": "Label accuracy",
 }
 
 
@@ -141,5 +141,5 @@ def _imitation_of(summary: Mapping[str, Any], row: TableRow) -> str:
 def _metrics_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """Returns the metrics any group has, as names and headings."""
     found = {name for group in summary["groups"] for name in group.get("metrics") or {}}
-    names = [name for name in _METRIC_NAMES if name in found]
-    return {name: _METRIC_NAMES.get(name, name) for name in names + sorted(found - set(names))}
+    known = {name: heading for name, heading in _METRIC_NAMES.items() if name in found}
+    return known | {name: name for name in sorted(found - set(known))}

@@ -42,6 +42,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -242,7 +243,7 @@ class MlflowTracker:
     @property
     def shown_uri(self) -> str:
         """The tracking URI without its secrets."""
-        return _shown(urlsplit(self._uri))
+        return _shown(self._uri)
 
     def sync(self) -> SyncReport:
         """Sends what MLflow lacks; can be called again at any time, also after a failure.
@@ -393,7 +394,7 @@ class MlflowTracker:
             raise
         except Exception as error:  # MLflow lets those of its many back ends through.
             self._client = None  # A request that failed may have been obeyed: look again.
-            reason = _redacted(_plain_reason(error), urlsplit(self._uri))
+            reason = _redacted(_plain_reason(error), self._uri)
             raise self._error(reason, "Check that it runs and that the URI is right.") from error
 
     def _error(self, reason: str, remedy: str) -> TrackingError:
@@ -477,7 +478,7 @@ def _checked_uri(uri: str) -> str:
         return uri
     raise InfrastructureError(
         f"Expected a tracking URI of one of the kinds sqlite, {', '.join(PORTS)}, "
-        f"got {_shown(parts)!r}. MLflow keeps no runs in plain folders; "
+        f"got {_shown(uri)!r}. MLflow keeps no runs in plain folders; "
         "write e.g. sqlite:///mlflow.db or http://host:5000."
     )
 
@@ -500,14 +501,16 @@ def _check_reachable(parts: SplitResult) -> None:
         socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
 
 
-def _shown(parts: SplitResult) -> str:
-    userinfo, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"***@{host}" if userinfo else host, query="").geturl()
+def _shown(uri: str) -> str:
+    """Returns the URI without user, password and query."""
+    return re.sub("//.*@", "//***@", uri).partition("?")[0]
 
 
-def _redacted(text: str, parts: SplitResult) -> str:
-    password = parts.password or ""
-    for secret in (parts.netloc.rpartition("@")[0], password, unquote(password), parts.query):
+def _redacted(text: str, uri: str) -> str:
+    """Takes the secrets of a URI out of a text."""
+    userinfo = "".join(re.findall("//(.*)@", uri))
+    password, query = userinfo.partition(":")[2], uri.partition("?")[2]
+    for secret in (userinfo, password, unquote(password), query):
         text = text.replace(secret, "***") if secret else text
     return text
 

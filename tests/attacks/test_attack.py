@@ -47,7 +47,7 @@ def test_the_attack_of_the_published_code_comes_near_a_planted_image(planted, kn
     found = run_attack(objective, settings, budget=1500, seed=0)
 
     matching = dataclasses.replace(objective, regulariser_weight=0.0)
-    assert float(matching(found.latent)) < 0.1 * median_prior_loss(matching)
+    assert float(matching(found.latent)) < 0.25 * median_prior_loss(matching)
 
 
 @pytest.mark.parametrize("defense", [Clipping(max_norm=0.05)])
@@ -153,16 +153,16 @@ def test_the_preset_of_the_published_code_is_to_its_letter():
 def test_the_published_code_is_passed_on_to_the_estimates(kinds, planted, knowledge):
     knowledge = dataclasses.replace(knowledge, defense_kinds=kinds)
 
-    imitations = {
-        published: prepare_objective(
-            planted.replace(**{"readout.weight": planted.tensors["readout.weight"].clamp(min=0)}),
-            knowledge,
-            AttackSettings(published_code=published),
-        ).imitate
-        for published in (False, True)
-    }
+    weight = planted.tensors["readout.weight"].clone()
+    weight[:, 0] = 0
+    observed = planted.replace(**{"readout.weight": weight})
 
-    assert str(imitations[False]) != str(imitations[True])
+    imitations = [
+        prepare_objective(observed, knowledge, AttackSettings(published_code=published)).imitate
+        for published in (False, True)
+    ]
+
+    assert str(imitations[0]) != str(imitations[1])
 
 
 @pytest.mark.parametrize(

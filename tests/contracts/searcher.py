@@ -145,7 +145,7 @@ class SearcherContract:
 
         np.testing.assert_array_equal(searcher.ask(8), restored.ask(8))
 
-    @pytest.mark.parametrize("losses", [np.zeros(8), np.full(8, 1e30), np.arange(8.0) - 1e6])
+    @pytest.mark.parametrize("losses", [np.zeros(8), np.full(8, 1e15), np.arange(8.0) - 1e6])
     def test_survives_ties_and_extreme_losses(self, losses):
         searcher = self.make(seed=0)
 

@@ -76,6 +76,7 @@ def test_reconstructions_of_two_plain_classes_become_better(architecture):
         architecture=architecture,
         epochs=8,
         adversarial_after=8,
+        batch_size=8,
         learning_rate=1e-2,
     )
 

@@ -108,7 +108,8 @@ SUMMARY = {
     "verdict": {
         "status": "leaks",
         "sentence": "With no defense, updates leak 58 % of what this generator can draw of the "
-        "clients' images; sparsification lowers it to 37 %, three images being too few to say more.",
+        "clients' images; sparsification lowers it to 37 %, three images being too few to say "
+        "more.",
         "defenses": [
             {
                 "defense": "none",

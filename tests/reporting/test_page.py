@@ -11,6 +11,14 @@ VOID = {"meta", "br", "wbr", "img", "rect", "path", "circle"}
 ADDRESSES = {"src", "href", "srcset", "action", "data", "poster", "xlink:href", "background"}
 
 
+@pytest.fixture
+def summary(summary):
+    """The small audit without traces: drawing curves takes longest, and one test is enough."""
+    for trial in summary["trials"]:
+        trial["trace"] = []
+    return summary
+
+
 class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
@@ -77,6 +85,20 @@ def test_nothing_outside_the_pictures_names_an_address_on_the_network(summary, i
     assert "//" not in html
     assert "url(" not in html
     assert "@import" not in html
+
+
+def test_the_curves_of_each_defense_are_on_the_page_with_a_description(summary):
+    for trial in summary["trials"]:
+        if trial["attack"] == "ggl":
+            trial["trace"] = [[1, 0.5, 9.0], [1000, 0.1, 15.0]]
+
+    page = Page(render_page(summary, None))
+
+    curves = [value for value in page.values("src") if value.startswith("data:image/svg+xml")]
+    assert len(curves) == 2
+    assert sum("between a floor of 10.4 dB and a ceiling" in alt for alt in page.values("alt")) == 1
+    assert "The attacker imitates, on the first image: the largest 10 % of entries" in page.text
+    assert "No search left a trace." in Page(render_page({**summary, "trials": []}, None)).text
 
 
 def test_every_text_of_the_summary_is_escaped(summary, images):

@@ -88,7 +88,7 @@ def test_the_terminal_shows_everything_in_100_columns(summary):
 
 
 def test_the_terminal_cuts_no_long_name_and_reads_no_markup(summary):
-    label = "clipping(max_norm=4) + gaussian_noise(std=0.001) + soteria(percent=[bold]80)"
+    label = "clipping(max_norm=4) + gaussian_noise(std=0.001) + soteria(p=[bold]80)"
     for entry in (*summary["verdict"]["defenses"][1:], *summary["groups"]):
         if entry["defense"].startswith("spars"):
             entry["defense"] = label
@@ -138,3 +138,19 @@ def test_the_markdown_table_holds_the_figures(summary):
         "100 %",
         "inconclusive",
     ]
+
+
+def test_the_widest_figures_still_fit_the_terminal(summary):
+    for group in summary["groups"]:
+        group["defense_change"] = 1234.5
+        group["leakage_fraction"] = {"mean": -1.234, "low": -12.34, "high": 12.34}
+        group["metrics"]["psnr"] = {"mean": 100.0, "low": 100.0, "high": 100.0, "worst": 100.0}
+        group["identification"] |= {"top1": 1.0, "low": 1.0, "high": 1.0, "chance": 0.0001}
+    summary["verdict"]["defenses"][0]["status"] = "no leak shown"
+
+    text = in_terminal(summary)
+
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for expected in ("123450 %", "−1234 to 1234 %", "100.0 to 100.0", "100 to 100 %", "no leak"):
+        assert expected in text

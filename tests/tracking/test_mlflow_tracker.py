@@ -17,7 +17,7 @@ from engine.tracking.mlflow_tracker import (
     _key,
     _plain_reason,
     _redacted,
-    urlsplit,
+    _shown,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -430,9 +430,21 @@ def test_no_password_is_written_into_the_run_folder(folder, store):
 
 
 def test_a_password_is_taken_out_of_an_error():
-    parts = urlsplit("postgresql://user:p%40ss@host/db")
+    uri = "postgresql://user:p%40ss@host/db"
 
-    assert _redacted("user 'user' with p%40ss or p@ss", parts) == "user 'user' with *** or ***"
+    assert _redacted("user 'user' with p%40ss or p@ss", uri) == "user 'user' with *** or ***"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("https://token@host:5000/mlflow", "https://***@host:5000/mlflow"),
+        ("postgresql://user:a?b/c@host/db?password=d", "postgresql://***@host/db"),
+    ],
+)
+def test_a_uri_is_shown_without_its_secrets(uri, shown):
+    assert _shown(uri) == shown
 
 
 def test_a_relative_database_does_not_depend_on_a_later_directory(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ class Searcher(Protocol):
         """Returns points ``(candidates, dim)`` to evaluate."""
 
     def tell(self, points: np.ndarray, losses: np.ndarray) -> None:
-        """Reports losses ``(candidates,)``, all finite, of the points asked last; lower is better."""
+        """Reports the losses ``(candidates,)`` of the points asked last, all finite."""
 
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")
