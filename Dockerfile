@@ -50,9 +50,9 @@ RUN uv pip install --no-deps . && uv pip check
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
 # `ray up` reaches into the container with bash and rsync, and from the head on to the workers
-# with ssh.
+# with ssh; `ray submit --tmux` needs tmux.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends bash openssh-client rsync \
+    && apt-get install --yes --no-install-recommends bash openssh-client rsync tmux \
     && rm -rf /var/lib/apt/lists/*
 
 # Files that `ray up` mounts keep their owner's id: let it be the id of the SSH user.

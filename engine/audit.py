@@ -119,9 +119,7 @@ def run_audit(folder: RunFolder, *, address: str | None, console: Console) -> di
     lab = check_plan(plan)
     specs = {spec.id: spec for spec in trial_specs(plan)}
     done = _finished(folder, specs)
-    uploader = Uploader(folder, plan.tracking.uri, plan.tracking.experiment)
-    if plan.tracking.mlflow:
-        uploader.start()
+    uploader = _start_tracking(folder, plan)
     with _stop_signals() as stopped:
         view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, done)
         recorder = Recorder(folder, specs, view)
@@ -132,14 +130,14 @@ def run_audit(folder: RunFolder, *, address: str | None, console: Console) -> di
     results = folder.results()
     if len(results) + recorder.failures < len(specs):
         folder.append_event("audit_interrupted")
-        _finish_tracking(uploader, plan, console)
+        _finish_tracking(uploader, console)
         raise InterruptedAuditError(
             f"Interrupted with {len(results)} of {len(specs)} trials done; nothing is lost. "
             f"Finish it with: leaktune resume {folder.path}",
             exit_code=143 if signal.SIGTERM in stopped else 130,
         )
     summary = conclude_audit(folder, plan, lab)
-    _finish_tracking(uploader, plan, console)
+    _finish_tracking(uploader, console)
     return summary
 
 
@@ -189,7 +187,7 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
         "verdict": judge(groups, failed=len(failed)),
         "plan": plan.to_dict(),
         "threat": threat_card(plan),
-        "provenance": _provenance(folder),
+        "provenance": folder.provenance(),
         "failed": failed,
         "trials": trials,
         "groups": groups,
@@ -206,11 +204,18 @@ def _finished(folder: RunFolder, specs: Mapping[str, TrialSpec]) -> list[str]:
     ]
 
 
-def _finish_tracking(uploader: Uploader, plan: Plan, console: Console) -> None:
-    if plan.tracking.mlflow:
-        problem = uploader.finish(TRACKING_PATIENCE_SECONDS)
-        if problem:
-            console.print(problem, style="yellow", markup=False)
+def _start_tracking(folder: RunFolder, plan: Plan) -> Uploader | None:
+    if not plan.tracking.mlflow:
+        return None
+    uploader = Uploader(folder, plan.tracking.uri, plan.tracking.experiment)
+    uploader.start()
+    return uploader
+
+
+def _finish_tracking(uploader: Uploader | None, console: Console) -> None:
+    problem = uploader and uploader.finish(TRACKING_PATIENCE_SECONDS)
+    if problem:
+        console.print(problem, style="yellow", markup=False, soft_wrap=True)
 
 
 def _audit_params(plan: Plan) -> dict[str, str | float]:
@@ -248,13 +253,6 @@ def _artifacts(plan: Plan) -> list[str]:
     if plan.images.tracking or not plan.images.report:
         plain.append("report/index.html")
     return plain
-
-
-def _provenance(folder: RunFolder) -> dict[str, Any]:
-    import json
-
-    loaded: dict[str, Any] = json.loads((folder.path / "provenance.json").read_text("utf-8"))
-    return loaded
 
 
 def _images(folder: RunFolder, summary: Mapping[str, Any], lab: Lab) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from engine.checkpoints import file_sha256, load_weights, read_tensors
 from engine.defenses import label_defenses
 from engine.errors import InputError, PlanError
 from engine.federation import find_head, make_target_model
+from engine.federation.captures import read_capture
 from engine.federation.private_images import PrivateImages, load_private_images
 from engine.generators import Generator, load_generator
 from engine.plan import Plan
@@ -32,6 +33,8 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         weights_path(plan.generator.weights, "generator"), sha256=plan.generator.sha256
     )
     private = load_private_images(weights_path(plan.data, "private_images"))
+    if plan.captures:
+        private = private.first(len(plan.captures))
     classifier = load_classifier(
         weights_path(plan.classifier.weights, "classifier"), sha256=plan.classifier.sha256
     )
@@ -52,6 +55,7 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         generator=generator.to(place),
         private=private.to(place),
         classifier=classifier.to(place),
+        captures=tuple(read_capture(Path(path), model).to(place) for path in plan.captures),
     )
 
 
@@ -69,6 +73,7 @@ def input_hashes(plan: Plan) -> dict[str, str]:
     }
     if plan.target_model.weights is not None:
         files["target_model"] = weights_path(plan.target_model.weights, plan.target_model.name)
+    files |= {f"capture {index}": Path(path) for index, path in enumerate(plan.captures)}
     return {name: file_sha256(path) for name, path in files.items()}
 
 

@@ -38,7 +38,7 @@ class TargetModelPlan(Strict):
     """
 
     name: str = "lenet"
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     weights: str | None = None
     sha256: Sha256 | None = None
 
@@ -63,7 +63,7 @@ class AttackPlan(Strict):
     """
 
     preset: str = "default"
-    budget: int = Field(1000, ge=1)
+    budget: int = Field(default=1000, ge=1)
     searcher: str | None = None
     searcher_settings: dict[str, Any] | None = None
     space: str | None = None
@@ -91,9 +91,9 @@ class ComputePlan(Strict):
         gpus_per_trial: GPUs of one trial; 0.25 lets four trials share one. 0 computes on the CPU.
     """
 
-    workers: int | None = Field(None, ge=1)
-    cpus_per_trial: int = Field(1, ge=1)
-    gpus_per_trial: float = Field(0.0, ge=0)
+    workers: int | None = Field(default=None, ge=1)
+    cpus_per_trial: int = Field(default=1, ge=1)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
 
 
 class TrackingPlan(Strict):
@@ -145,6 +145,9 @@ class Plan(Strict):
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
         data: An embedded data set, or the path of a safetensors file of private images.
+        captures: Updates a server received, one safetensors file for each of the first private
+            images, in place of simulated ones. ``defenses`` then lists the one chain of defenses
+            they went through.
         targets: Private images to attack, the first of the data.
         defenses: Each a name, a mapping of name and settings, or a list of those in the order
             the client applies them.
@@ -152,10 +155,11 @@ class Plan(Strict):
     """
 
     version: Literal[1] = 1
-    name: str = Field("audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
-    seed: int = Field(0, ge=0, lt=2**31)
+    name: str = Field(default="audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
+    seed: int = Field(default=0, ge=0, lt=2**31)
     data: str = "fashion-mnist"
-    targets: int = Field(8, ge=1)
+    captures: tuple[str, ...] = ()
+    targets: int = Field(default=8, ge=1)
     target_model: TargetModelPlan = TargetModelPlan()
     generator: WeightsPlan = WeightsPlan()
     classifier: WeightsPlan = WeightsPlan()
@@ -174,7 +178,7 @@ class Plan(Strict):
             raise ValueError("expected a list of defenses")
         return tuple(tuple(_defense(part) for part in _chain(entry)) for entry in value)
 
-    @field_validator("controls", mode="before")
+    @field_validator("controls", "captures", mode="before")
     @classmethod
     def _tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
@@ -235,6 +239,10 @@ def _check_names(plan: Plan) -> list[str]:
         except PlanError as error:
             problems.append(f"defenses.{index}: {error}")
     repeated = {label for label in labels if labels.count(label) > 1}
+    if plan.captures and len(plan.defenses) != 1:
+        problems.append(
+            f"defenses: expected one with captures, the one they went through, got {len(labels)}."
+        )
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
     for part, check in (
         ("attack", plan.attack.settings),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -68,11 +68,17 @@ class RunFolder:
         loaded: dict[str, Any] = yaml.safe_load(text)
         return loaded
 
+    def provenance(self) -> dict[str, Any]:
+        """Returns where the audit comes from."""
+        loaded: dict[str, Any] = json.loads((self.path / "provenance.json").read_text("utf-8"))
+        return loaded
+
     def append_event(self, kind: str, **fields: Any) -> None:
         """Appends one event and waits until it is on disk."""
         line = json.dumps({"time": time.time(), "kind": kind, **fields}, allow_nan=False)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with (self.path / "events.jsonl").open("ab+") as file:
+            _drop_torn_line(file)
+            file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -123,6 +129,18 @@ class RunFolder:
             path.parent.name: json.loads(path.read_text(encoding="utf-8"))
             for path in sorted(self.path.glob("trials/*/result.json"))
         }
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    """Cuts off a last line that a crash left without its end; it was never confirmed to anyone."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -83,6 +83,8 @@ class Lab:
         generator: The attacker's generator.
         private: The clients' images.
         classifier: The evaluation classifier, which no attack uses.
+        captures: Updates that real clients shared, in the order of the private images; empty
+            where clients are simulated.
     """
 
     model: nn.Module
@@ -90,6 +92,7 @@ class Lab:
     generator: Generator
     private: PrivateImages
     classifier: EvaluationClassifier
+    captures: tuple[Update, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +191,12 @@ def observe(spec: TrialSpec, lab: Lab, victim: int) -> tuple[Update, float]:
     """Returns the update the server receives from client ``victim``, and how far it was changed."""
     image, label = lab.private.images[victim, None], lab.private.labels[victim, None]
     client_update = compute_update(lab.model, image, label)
-    client = ClientContext(lab.model, lab.head, image, label)
-    rng = stream(spec.seed, "defense", victim)
-    observed = apply_defenses(spec.chain(), client_update, client=client, rng=rng)
+    if lab.captures:
+        observed = lab.captures[victim]
+    else:
+        client = ClientContext(lab.model, lab.head, image, label)
+        rng = stream(spec.seed, "defense", victim)
+        observed = apply_defenses(spec.chain(), client_update, client=client, rng=rng)
     difference = Update(
         {name: tensor - client_update.tensors[name] for name, tensor in observed.tensors.items()}
     )

@@ -18,7 +18,9 @@ View = Literal["normal", "unit"]
 class LatentSpace(Protocol):
     """Maps points of a view to the latents a generator takes."""
 
-    dim: int
+    @property
+    def dim(self) -> int:
+        """Number of latent coordinates."""
 
     def to_latents(self, points: Tensor, view: View) -> Tensor:
         """Maps points ``(C, dim)`` of ``view`` to latents ``(C, dim)``."""

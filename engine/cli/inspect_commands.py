@@ -16,6 +16,10 @@ def register(app: typer.Typer) -> None:
     """Adds the commands of this module to the application."""
     app.command("list")(list_names)
     app.command()(doctor)
+    captures = typer.Typer(help="Look at captured updates.", no_args_is_help=True)
+    captures.callback()(lambda: None)
+    captures.command("inspect")(inspect_capture)
+    app.add_typer(captures, name="capture")
 
 
 def list_names(
@@ -36,6 +40,23 @@ def list_names(
     width = max(map(len, rows))
     for name, text in rows.items():
         typer.echo(f"{name:<{width}}  {text}")
+
+
+def inspect_capture(
+    capture: Annotated[Path, typer.Argument(help="A captured update, as safetensors.")],
+    config: Annotated[
+        Path | None, typer.Option(help="Plan that names the target model. Default: the embedded.")
+    ] = None,
+) -> None:
+    """Check a captured update against a plan's target model, and show what it looks like."""
+    from engine.federation.captures import describe_capture, read_capture
+    from engine.lab import build_lab
+    from engine.plan import DEFAULT_PLAN, read_plan
+
+    plan, _ = read_plan(config or DEFAULT_PLAN)
+    update = read_capture(capture, build_lab(plan).model)
+    for name, value in describe_capture(update).items():
+        typer.echo(f"{name:<8}  {value:g}")
 
 
 def doctor() -> None:

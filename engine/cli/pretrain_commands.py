@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
 
 if TYPE_CHECKING:
     from engine.pretraining import Made, PublicData
@@ -98,7 +99,7 @@ def classifier(
     data: Data = Path("data"),
     output: Output = Path("pretrained"),
     download: Download = False,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -185,7 +186,7 @@ def _command(words: Sequence[str]) -> str:
 
 
 @contextmanager
-def _bar(title: str, steps: int) -> Iterator[tuple[ProgressBar, int]]:
+def _bar(title: str, steps: int) -> Iterator[tuple[ProgressBar, TaskID]]:
     with ProgressBar(console=Console(stderr=True)) as bar:
         yield bar, bar.add_task(title, total=steps)
 

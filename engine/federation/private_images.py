@@ -1,6 +1,6 @@
 """Private images: what the clients of a simulated federation hold. No attack may import this."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,10 @@ class PrivateImages:
     def to(self, device: torch.device) -> "PrivateImages":
         """Returns the same images on another device."""
         return PrivateImages(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def first(self, count: int) -> "PrivateImages":
+        """Returns the first ``count`` private images, with all distractors."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def distractors_of(self, label: int) -> Tensor:
         """Returns the distractors of one class, ``(m, ch, H, W)``."""

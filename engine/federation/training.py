@@ -17,7 +17,7 @@ def train_classifier(
     seed: int,
     device: torch.device,
     batch_size: int = 128,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     on_batch: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains ``model`` in place with Adam and a cosine decay, and leaves it in evaluation mode.

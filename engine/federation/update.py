@@ -30,6 +30,10 @@ class Update:
         """Returns a new update with ``fn`` applied to every tensor."""
         return Update({name: fn(tensor) for name, tensor in self.tensors.items()})
 
+    def to(self, device: torch.device) -> Update:
+        """Returns the same update on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
     def replace(self, **tensors: Tensor) -> Update:
         """Returns a new update in which the named tensors stand for the old ones."""
         return Update({**self.tensors, **tensors})

@@ -144,7 +144,8 @@ class Trainer:
         self, images: Tensor, labels: Tensor, settings: GeneratorTraining, device: torch.device
     ) -> None:
         self.images, self.labels, self.settings, self.device = images, labels, settings, device
-        shape, classes = tuple(images.shape[1:]), int(labels.max()) + 1
+        channels, height, width = images.shape[1:]
+        shape, classes = (channels, height, width), int(labels.max()) + 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(settings.seed, "weights"))
             self.generator = GENERATORS.make(

@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.reporting import tables
-from engine.reporting.figure_rows import MAX_TARGETS, curves_of, strips_of
+from engine.reporting.figure_rows import curves_of, strips_of
 from engine.reporting.figures import draw_curves, png_data_uri, svg_data_uri
 from engine.reporting.tables import Estimate, TableRow, table_rows
 
@@ -65,7 +65,6 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
             with_images=images is not None,
             targets=targets,
             all_targets=len({trial["target"] for trial in summary["trials"]}),
-            max_targets=MAX_TARGETS,
             strips=strips,
             pictures={name: png_data_uri(images[name]) for name in shown} if images else {},
             metrics=_metrics_of(summary),

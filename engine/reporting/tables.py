@@ -65,12 +65,10 @@ class TableRow:
         shuffled: Mean PSNR of the attack against another client's update.
         random_best: Mean PSNR of random search at the same budget.
         oracle: The ceiling: mean PSNR of the best image the generator can draw.
-        top1: Share of targets whose private image is found first among ``among``.
+        top1: Share of targets whose private image is found first among its class.
         chance: What ``top1`` is by guessing.
-        among: Images the private image was to be told from, itself included.
         label_accuracy: Share of targets whose class was inferred.
         status: The verdict on this defense.
-        sentence: The verdict in words.
     """
 
     defense: str
@@ -85,10 +83,8 @@ class TableRow:
     oracle: float | None
     top1: Estimate
     chance: float | None
-    among: int | None
     label_accuracy: float | None
     status: str
-    sentence: str
 
 
 def table_rows(summary: Mapping[str, Any]) -> list[TableRow]:
@@ -233,10 +229,8 @@ def _row(
         oracle=psnr_of("oracle"),
         top1=Estimate(identified.get("top1"), identified.get("low"), identified.get("high")),
         chance=identified.get("chance"),
-        among=identified.get("among"),
         label_accuracy=estimate_of(attack, "label_accuracy").mean,
         status=verdict.get("status", NOT_MEASURED),
-        sentence=verdict.get("sentence", ""),
     )
 
 

@@ -61,7 +61,7 @@ def project(
     with torch.enable_grad():
         for _ in range(steps):
             optimizer.zero_grad()
-            mse(generate(latents, repeated), images).sum().backward()  # type: ignore[no-untyped-call]
+            mse(generate(latents, repeated), images).sum().backward()
             optimizer.step()
             scheduler.step()
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from engine.tuning.fan_out import Listener
 
 
-class ListenerCallback(Callback):
+class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
     """Tells a listener of trials by their own ids.
 
     Args:
@@ -18,6 +18,10 @@ class ListenerCallback(Callback):
     def __init__(self, listener: "Listener") -> None:
         self._listener = listener
         self._over: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the listener out of what Tune pickles; resuming is ours, not Tune's."""
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune started or restarted a trial."""

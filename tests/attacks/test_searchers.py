@@ -98,12 +98,12 @@ def test_an_unknown_init_is_refused():
 
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
-    with pytest.raises(PlanError, match="Unknown Nevergrad optimizer 'OldCMAA'.*'OldCMA'"):
+    with pytest.raises(PlanError, match=r"Unknown Nevergrad optimizer 'OldCMAA'.*'OldCMA'"):
         make_searcher("nevergrad:OldCMAA", dim=4, budget=100, seed=0)
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(PlanError, match="Unknown searcher 'nevergard'.*Did you mean 'nevergrad'"):
+    with pytest.raises(PlanError, match=r"Unknown searcher 'nevergard'.*Did you mean 'nevergrad'"):
         make_searcher("nevergard:OldCMA", dim=4, budget=100, seed=0)
 
 

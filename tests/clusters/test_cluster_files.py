@@ -155,5 +155,5 @@ def test_the_image_has_what_the_cluster_files_count_on():
     assert f"{HOME}/.ray" in final_stage
     assert re.search(r"^USER leaktune$", final_stage, re.MULTILINE)
     assert not re.search(r"^ENTRYPOINT", final_stage, re.MULTILINE)
-    for program in ("bash", "openssh-client", "rsync"):
+    for program in ("bash", "openssh-client", "rsync", "tmux"):
         assert program in final_stage

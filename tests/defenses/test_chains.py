@@ -51,9 +51,7 @@ def test_imitations_are_applied_in_their_order(head):
 
     imitation = estimate_imitations(["sparsification", "clipping"], observed, head=head)
 
-    torch.testing.assert_close(
-        imitation(UPDATE).tensors["w"], torch.tensor([[0.0, 2.0, 0.0, 0.0]])
-    )
+    torch.testing.assert_close(imitation(UPDATE).tensors["w"], torch.tensor([[0.0, 2.0, 0.0, 0.0]]))
     assert str(imitation) == (
         "known zero mask, 25.0% of the entries kept, then clipped to a norm of 2"
     )
@@ -64,9 +62,7 @@ def test_the_order_of_imitations_matters(head):
 
     imitation = estimate_imitations(["clipping", "sparsification"], observed, head=head)
 
-    torch.testing.assert_close(
-        imitation(UPDATE).tensors["w"], torch.tensor([[0.0, 1.6, 0.0, 0.0]])
-    )
+    torch.testing.assert_close(imitation(UPDATE).tensors["w"], torch.tensor([[0.0, 1.6, 0.0, 0.0]]))
 
 
 def test_the_noise_of_a_chain_is_the_largest_estimate_of_its_parts(head):
@@ -99,7 +95,7 @@ def test_an_attacker_who_expects_nothing_imitates_nothing(head):
 
 
 def test_unknown_kinds_are_refused(head):
-    with pytest.raises(PlanError, match="Unknown defense 'cliping'.* Did you mean 'clipping'"):
+    with pytest.raises(PlanError, match=r"Unknown defense 'cliping'.* Did you mean 'clipping'"):
         estimate_imitations(["cliping"], UPDATE, head=head)
 
 

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from tests.contracts.defense import DefenseContract
 
 
@@ -7,22 +9,22 @@ class TestNoDefense(DefenseContract):
 
 class TestClipping(DefenseContract):
     name = "clipping"
-    settings = {"max_norm": 0.5}
+    settings: ClassVar = {"max_norm": 0.5}
 
 
 class TestClippingPerLayer(DefenseContract):
     name = "clipping_per_layer"
-    settings = {"max_norm": 0.2}
+    settings: ClassVar = {"max_norm": 0.2}
 
 
 class TestSparsification(DefenseContract):
     name = "sparsification"
-    settings = {"percent": 70}
+    settings: ClassVar = {"percent": 70}
 
 
 class TestGaussianNoise(DefenseContract):
     name = "gaussian_noise"
-    settings = {"std": 0.1}
+    settings: ClassVar = {"std": 0.1}
 
     # A batch and its rows draw other noise.
     test_a_client_is_defended_by_itself_alone = None
@@ -30,4 +32,4 @@ class TestGaussianNoise(DefenseContract):
 
 class TestSoteria(DefenseContract):
     name = "soteria"
-    settings = {"percent": 50}
+    settings: ClassVar = {"percent": 50}

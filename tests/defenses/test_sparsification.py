@@ -71,9 +71,7 @@ def test_ties_at_the_threshold_all_stay():
     assert prune(update, 75).tensors["w"].tolist() == [[2.0, 2.0, -2.0, 2.0]]
 
 
-@given(
-    entries=st.lists(st.floats(-100, 100), min_size=1, max_size=30), percent=st.floats(0, 99.9)
-)
+@given(entries=st.lists(st.floats(-100, 100), min_size=1, max_size=30), percent=st.floats(0, 99.9))
 def test_pruning_twice_is_pruning_once(entries, percent):
     once = prune(Update({"w": torch.tensor([entries], dtype=torch.float64)}), percent)
 

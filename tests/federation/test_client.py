@@ -15,7 +15,8 @@ def one_backward_pass_at_a_time(model, images, labels):
     for image, label in zip(images, labels, strict=True):
         log_probabilities = model(image[None])[0].log_softmax(0)
         rows.append(torch.autograd.grad(-log_probabilities[label], trainable))
-    return {name: torch.stack(column) for name, column in zip(names, zip(*rows, strict=True))}
+    columns = [torch.stack(column) for column in zip(*rows, strict=True)]
+    return dict(zip(names, columns, strict=True))
 
 
 def assert_equals_the_oracle(update, expected, **tolerances):

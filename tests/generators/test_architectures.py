@@ -25,7 +25,7 @@ class TestDeconvolutionalInColour(GeneratorContract):
 
 @pytest.mark.parametrize("image_shape", [(1, 10, 8), (1, 8, 6)])
 def test_the_deconvolutional_one_refuses_sizes_it_cannot_double(image_shape):
-    with pytest.raises(PlanError, match="divisible by 4, got .* Use the architecture mlp"):
+    with pytest.raises(PlanError, match=r"divisible by 4, got .* Use the architecture mlp"):
         GENERATORS.make(
             "deconvolutional", latent_dim=2, classes=2, image_shape=image_shape, width=8
         )

@@ -36,7 +36,7 @@ def test_the_moments_are_those_of_the_mixture_of_the_codes_of_the_class():
     prior = fitted()
 
     for label in (0, 1):
-        rows = LABELS == label
+        rows = torch.eq(LABELS, label)
         means, variances = MEANS[rows].numpy(), VARIANCES[rows].numpy()
         covariance = np.cov(means, rowvar=False) + np.diag(variances.mean(0))
         scale = prior.scale[label].numpy()

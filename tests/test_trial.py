@@ -1,0 +1,275 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import engine.trial
+from engine.attacks import AttackSettings
+from engine.errors import PlanError
+from engine.federation import compute_update
+from engine.federation.private_images import PrivateImages
+from engine.scoring.evaluation_classifier import EvaluationClassifier
+from engine.trial import ATTACKS, CONTROLS, Lab, TrialSpec, knowledge_of, observe, run_trial
+from tests.conftest import CLASSES, IMAGE_SHAPE, build, seeded
+
+LABELS = torch.tensor([2, 0, 2, 1])
+PLANTED = torch.tensor([[0.3, -0.7, 0.9], [1.0, 0.2, -0.4], [-0.8, 0.0, 1.1], [0.1, -1.2, 0.5]])
+
+
+def random_images(generator, seed):
+    """Private images the generator can draw, and distractors it cannot."""
+    latents = PLANTED if seed == 0 else torch.randn(4, 3, generator=seeded(seed))
+    return PrivateImages(
+        images=generator(latents, LABELS),
+        labels=LABELS,
+        distractor_images=torch.rand(12, *IMAGE_SHAPE, generator=seeded(seed + 1)),
+        distractor_labels=torch.arange(12) % CLASSES,
+    )
+
+
+@pytest.fixture(scope="module")
+def lab(model, head, generator):
+    return Lab(
+        model=model,
+        head=head,
+        generator=generator,
+        private=random_images(generator, 0),
+        classifier=build(lambda: EvaluationClassifier(image_shape=IMAGE_SHAPE, classes=CLASSES), 4),
+    )
+
+
+def spec_of(attack="ggl", defense=(("none", {}),), **changes):
+    settings = AttackSettings(searcher="random" if attack == "random_best" else "nevergrad")
+    values = {"target": 0, "budget": 70, "seed": 0, "settings": settings, **changes}
+    return TrialSpec(id="t", attack=attack, defense=defense, **values)
+
+
+def assert_equal_results(first, second):
+    for field in dataclasses.fields(first):
+        if field.name != "wall_s":
+            np.testing.assert_equal(getattr(first, field.name), getattr(second, field.name))
+
+
+def test_the_attack_recovers_a_planted_private_image(lab):
+    result = run_trial(spec_of(budget=600), lab)
+
+    assert result.metrics["psnr"] > 40
+    assert result.hits == {"top1": 1.0, "top5": 1.0, "top1_pixels": 1.0, "top5_pixels": 1.0}
+    assert result.among == 4
+    assert (result.label, result.inferred_label) == (2, 2)
+    assert result.metrics["label_accuracy"] == 1.0
+    assert result.defense_change == 0
+    assert result.imitation == "nothing to imitate"
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_gives_a_whole_result(attack, lab):
+    result = run_trial(spec_of(attack), lab)
+
+    searched = attack in ("ggl", "shuffled", "random_best")
+    assert result.evaluations == len(result.losses) == (70 if searched else 0)
+    assert (result.loss is None) == (not searched)
+    assert result.nonfinite == 0
+    assert result.image.shape == IMAGE_SHAPE
+    assert 0 <= result.image.min() <= result.image.max() <= 1
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert set(result.metrics) == {
+        "mse",
+        "psnr",
+        "ssim",
+        "mse_r",
+        "feature_distance",
+        "label_accuracy",
+    }
+    assert result.wall_s > 0
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_equal_specs_give_equal_results(attack, lab):
+    defense = (("gaussian_noise", {"std": 0.01}),)
+
+    assert_equal_results(
+        run_trial(spec_of(attack, defense), lab), run_trial(spec_of(attack, defense), lab)
+    )
+
+
+def test_the_id_of_a_trial_changes_nothing(lab):
+    renamed = dataclasses.replace(spec_of(), id="another")
+
+    assert_equal_results(run_trial(spec_of(), lab), run_trial(renamed, lab))
+
+
+@pytest.mark.parametrize("attack", ["ggl", "shuffled", "random_best", "prior_only"])
+def test_different_seeds_give_different_results(attack, lab):
+    first, second = (run_trial(spec_of(attack, seed=seed), lab) for seed in (0, 1))
+
+    assert not np.array_equal(first.image, second.image)
+
+
+def test_a_resumed_trial_equals_an_uninterrupted_one(lab):
+    whole = run_trial(spec_of(), lab)
+
+    resumed = run_trial(spec_of(), lab, known_losses=whole.losses[:28])
+
+    assert_equal_results(whole, resumed)
+
+
+def test_progress_is_passed_on(lab):
+    seen = []
+
+    run_trial(spec_of(), lab, on_batch=seen.append)
+
+    assert [progress.evaluations for progress in seen] == [14, 28, 42, 56, 70]
+
+
+def test_the_trace_ends_with_the_result(lab):
+    result = run_trial(spec_of(), lab)
+
+    evaluations, loss, psnr = result.trace[-1]
+    assert evaluations == 70
+    assert loss == result.loss
+    assert psnr == pytest.approx(result.metrics["psnr"])
+    losses = [row[1] for row in result.trace]
+    assert losses == sorted(losses, reverse=True)
+    for evaluations, loss, _ in result.trace:
+        assert loss == result.losses[:evaluations].min()
+
+
+@pytest.mark.parametrize("attack", ["ggl", "shuffled", "random_best", "prior_only"])
+def test_private_images_reach_no_attack_but_through_the_observed_update(
+    attack, lab, generator, monkeypatch
+):
+    observed = observe(spec_of(), lab, 0)
+    monkeypatch.setattr(engine.trial, "observe", lambda *_: observed)
+    others = random_images(generator, 50)
+    elsewhere = dataclasses.replace(
+        lab,
+        private=dataclasses.replace(others, labels=LABELS.flip(0), images=others.images.flip(1)),
+    )
+
+    here, there = run_trial(spec_of(attack), lab), run_trial(spec_of(attack), elsewhere)
+
+    np.testing.assert_array_equal(here.image, there.image)
+    np.testing.assert_array_equal(here.losses, there.losses)
+    assert here.inferred_label == there.inferred_label
+    assert here.metrics["mse"] != there.metrics["mse"]
+
+
+def test_the_parameters_of_a_defense_reach_no_attack(lab):
+    # Neither bound binds, so both observed updates are equal.
+    first, second = (
+        run_trial(spec_of(defense=(("clipping", {"max_norm": bound}),)), lab)
+        for bound in (1e3, 1e6)
+    )
+
+    assert_equal_results(first, second)
+
+
+def test_the_attacker_knows_the_kinds_of_the_defenses_only(lab):
+    chain = (("clipping", {"max_norm": 0.3}), ("gaussian_noise", {"std": 0.01}))
+
+    assert knowledge_of(spec_of(defense=chain), lab).defense_kinds == ("clipping", "gaussian_noise")
+
+
+def test_the_observed_update_is_the_defended_one_of_the_victim(lab):
+    chain = (("sparsification", {"percent": 60}), ("clipping", {"max_norm": 0.01}))
+
+    observed, change = observe(spec_of(defense=chain), lab, 1)
+
+    update = compute_update(lab.model, lab.private.images[1:2], lab.private.labels[1:2])
+    flat = np.concatenate([t.numpy().ravel() for t in update.tensors.values()])
+    defended = np.concatenate(
+        [
+            np.where(np.abs(t.numpy()) < np.percentile(np.abs(t.numpy()), 60), 0, t.numpy()).ravel()
+            for t in update.tensors.values()
+        ]
+    )
+    defended *= 0.01 / (np.linalg.norm(defended) + 1e-6)
+    found = np.concatenate([t.numpy().ravel() for t in observed.tensors.values()])
+    np.testing.assert_allclose(found, defended, rtol=1e-4, atol=1e-8)
+    expected = np.linalg.norm(defended - flat) / np.linalg.norm(flat)
+    assert change == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_noise_of_a_defense_depends_on_seed_and_victim_alone(lab):
+    chain = (("gaussian_noise", {"std": 1.0}),)
+
+    def noise(attack, seed, victim):
+        observed, _ = observe(spec_of(attack, chain, seed=seed), lab, victim)
+        update = compute_update(
+            lab.model, lab.private.images[[victim]], lab.private.labels[[victim]]
+        )
+        return observed.tensors["readout.bias"] - update.tensors["readout.bias"]
+
+    torch.testing.assert_close(noise("ggl", 0, 1), noise("prior_only", 0, 1))
+    assert not torch.allclose(noise("ggl", 0, 1), noise("ggl", 1, 1))
+    assert not torch.allclose(noise("ggl", 0, 1), noise("ggl", 0, 2))
+
+
+def test_the_shuffled_control_attacks_another_image_of_the_class(lab):
+    result = run_trial(spec_of("shuffled", budget=600), lab)
+
+    donor = lab.private.images[2].numpy()
+    assert np.abs(result.image - donor).max() < 0.1
+    assert result.metrics["label_accuracy"] == 1.0
+    assert result.metrics["mse"] == pytest.approx(
+        float(np.square(result.image - lab.private.images[0].numpy()).mean())
+    )
+
+
+def test_the_oracle_is_no_worse_than_any_other_attack(lab):
+    errors = {attack: run_trial(spec_of(attack), lab).metrics["mse"] for attack in ATTACKS}
+
+    assert min(errors, key=errors.get) == "oracle"
+    assert errors["ggl"] < errors["prior_only"]
+
+
+def test_metrics_of_the_prior_are_averaged_over_its_draws(lab):
+    result = run_trial(spec_of("prior_only"), lab)
+
+    truth = lab.private.images[0].numpy()
+    assert result.metrics["mse"] != pytest.approx(float(np.square(result.image - truth).mean()))
+    assert 0 < result.hits["top1"] < 1 or 0 < result.hits["top1_pixels"] < 1
+
+
+def test_the_label_is_scored_against_the_true_one(lab):
+    # Noise this strong drowns the label of the update.
+    results = [
+        run_trial(spec_of("prior_only", (("gaussian_noise", {"std": 50.0}),), seed=seed), lab)
+        for seed in range(6)
+    ]
+
+    for result in results:
+        assert result.label == 2
+        assert result.metrics["label_accuracy"] == float(result.inferred_label == 2)
+    assert any(result.inferred_label != 2 for result in results)
+
+
+def test_controls_are_the_attacks_besides_the_first():
+    assert ATTACKS[0] == "ggl"
+    assert set(CONTROLS) == {"prior_only", "shuffled", "random_best", "oracle"}
+
+
+def test_trials_are_labelled_by_their_defenses():
+    chain = (("clipping", {"max_norm": 4}), ("none", {}))
+
+    assert spec_of(defense=chain).defense_label == "clipping(max_norm=4) + none"
+
+
+def test_a_wrong_defense_is_refused():
+    with pytest.raises(PlanError, match="Unknown defense 'cliping'"):
+        spec_of(defense=(("cliping", {}),)).chain()
+
+
+def test_nothing_of_the_lab_is_changed(lab):
+    state = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    images = lab.private.images.clone()
+
+    for attack in ATTACKS:
+        run_trial(spec_of(attack, (("soteria", {"percent": 40}),), budget=20), lab)
+
+    assert torch.equal(lab.private.images, images)
+    for name, tensor in lab.model.state_dict().items():
+        assert torch.equal(tensor, state[name])
