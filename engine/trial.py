@@ -110,8 +110,8 @@ class TrialResult:
             did nothing to this update.
         metrics: Metric name to value, see :mod:`engine.scoring.metrics`.
         hits: Identification of the truth among its class's distractors, averaged over the
-            reconstructions: ``top1``, ``top5`` by the evaluation classifier's features,
-            ``top1_pixels``, ``top5_pixels`` by pixels.
+            reconstructions: ``top1``, ``top5`` by pixels, ``top1_features``, ``top5_features`` by
+            the evaluation classifier's features.
         among: Images the truth was to be told from, itself included.
         trace: Rows of evaluations, best loss and its PSNR along the search.
         wall_s: Seconds the trial took.
@@ -239,7 +239,7 @@ def score(
         by_pixels = truth_rank(images, truth, distractors, extract=pixels)
     hits = {
         f"top{k}{suffix}": float((ranks <= k).float().mean())
-        for suffix, ranks in (("", by_features), ("_pixels", by_pixels))
+        for suffix, ranks in (("", by_pixels), ("_features", by_features))
         for k in (1, 5)
     }
     return {name: float(value.mean()) for name, value in values.items()}, hits, 1 + len(distractors)

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import torch
 
 from engine.seeding import stream, stream_seed
@@ -26,18 +23,10 @@ def test_every_part_of_a_name_matters():
 
 
 def test_seeds_never_change():
-    # Golden: another value would make every earlier audit irreproducible.
+    # Golden, from another process: another value would make earlier audits irreproducible.
     assert stream_seed(0, "defense", 3) == 1465399973724008250
 
 
 def test_seeds_have_63_bits():
     assert all(0 <= stream_seed(seed, "x") < 2**63 for seed in range(200))
     assert max(stream_seed(seed, "x") for seed in range(200)) > 2**61
-
-
-def test_seeds_do_not_depend_on_the_process():
-    code = "from engine.seeding import stream_seed; print(stream_seed(5, 'a', 2))"
-
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert int(ran.stdout) == stream_seed(5, "a", 2)

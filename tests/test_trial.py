@@ -56,7 +56,7 @@ def test_the_attack_recovers_a_planted_private_image(lab):
     result = run_trial(spec_of(budget=600), lab)
 
     assert result.metrics["psnr"] > 40
-    assert result.hits == {"top1": 1.0, "top5": 1.0, "top1_pixels": 1.0, "top5_pixels": 1.0}
+    assert result.hits == {"top1": 1.0, "top5": 1.0, "top1_features": 1.0, "top5_features": 1.0}
     assert result.among == 4
     assert (result.label, result.inferred_label) == (2, 2)
     assert result.metrics["label_accuracy"] == 1.0
@@ -231,7 +231,7 @@ def test_metrics_of_the_prior_are_averaged_over_its_draws(lab):
 
     truth = lab.private.images[0].numpy()
     assert result.metrics["mse"] != pytest.approx(float(np.square(result.image - truth).mean()))
-    assert 0 < result.hits["top1"] < 1 or 0 < result.hits["top1_pixels"] < 1
+    assert 0 < result.hits["top1"] < 1 or 0 < result.hits["top1_features"] < 1
 
 
 def test_the_label_is_scored_against_the_true_one(lab):
@@ -273,3 +273,24 @@ def test_nothing_of_the_lab_is_changed(lab):
     assert torch.equal(lab.private.images, images)
     for name, tensor in lab.model.state_dict().items():
         assert torch.equal(tensor, state[name])
+
+
+def test_hits_are_counted_by_pixels_and_by_features(lab):
+    images = torch.rand(40, *IMAGE_SHAPE, generator=seeded(9))
+
+    _, hits, among = engine.trial.score(images, lab, target=0)
+
+    truth, distractors = lab.private.images[[0]], lab.private.distractors_of(2)
+    for suffix, extract in {
+        "": lambda x: x.flatten(1),
+        "_features": lab.classifier.features,
+    }.items():
+        found, own, others = extract(images), extract(truth), extract(distractors)
+        ranks = [
+            1 + sum(bool((row - other).norm() <= (row - own[0]).norm()) for other in others)
+            for row in found
+        ]
+        for k in (1, 5):
+            expected = sum(rank <= k for rank in ranks) / 40
+            assert hits[f"top{k}{suffix}"] == pytest.approx(expected)
+    assert among == 1 + len(distractors)

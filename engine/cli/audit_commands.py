@@ -57,7 +57,7 @@ def run(
 
     started = time.monotonic()
     plan, text = read_plan(config or DEFAULT_PLAN, overrides or ())
-    console = Console()
+    console = _console()
     if dry_run:
         _print_outline(plan, console)
         return
@@ -76,7 +76,7 @@ def resume(run_folder: Run, address: Address = None) -> None:
     started = time.monotonic()
     folder = RunFolder.open(run_folder)
     folder.append_event("audit_resumed", done=len(folder.results()))
-    console = Console()
+    console = _console()
     summary = run_audit(folder, address=address, console=console)
     _print_outcome(summary, folder.path, console, time.monotonic() - started)
     _exit(summary)
@@ -109,7 +109,7 @@ def report(run_folder: Run, output_format: Format = "text") -> None:
     if output_format == "json":
         typer.echo(json.dumps(summary, indent=1))
         return
-    _print_outcome(summary, folder.path, Console(), None)
+    _print_outcome(summary, folder.path, _console(), None)
 
 
 def sync(
@@ -127,6 +127,12 @@ def sync(
     )
     outcome = tracker.sync()
     typer.echo(f"{outcome.events} events read, {outcome.metrics} figures sent.")
+
+
+def _console() -> Console:
+    """Returns a console wide enough for the whole table where nobody's terminal sets its width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 100))
 
 
 def _print_outline(plan: Any, console: Console) -> None:

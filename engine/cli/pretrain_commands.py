@@ -176,11 +176,11 @@ def _made(seed: int, device: str) -> "Made":
 
 
 def _command(words: Sequence[str]) -> str:
-    """Returns the command line without the folders, which are this machine's own."""
+    """Returns the command line without this machine's folders, and as if not interrupted."""
     kept = [
         word
         for before, word in pairwise(["", *words])
-        if not {before, word} & {"--data", "--output"}
+        if not {before, word} & {"--data", "--output"} and word != "--resume"
     ]
     return " ".join(["leaktune", *kept])
 

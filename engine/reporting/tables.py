@@ -25,6 +25,9 @@ _TERMINAL_COLUMNS: Final = (
     "Label",
     "Status",
 )
+# What a console of fewer columns than the whole table still shows.
+_WHOLE_WIDTH: Final = 100
+_NARROW_COLUMNS: Final = (0, 2, 3, 6, 8)
 _MARKDOWN_COLUMNS: Final = (
     "Defense",
     "Update changed by",
@@ -170,9 +173,14 @@ def interval(estimate: Estimate, *, percents: bool = False) -> str:
 
 
 def render_terminal(summary: Mapping[str, Any], console: Console) -> None:
-    """Prints the table and the verdict; nothing is cut off at 100 columns."""
+    """Prints the table and the verdict.
+
+    Nothing is cut off; below 100 columns the table keeps to its most telling columns.
+    """
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, show_lines=True)
-    for index, name in enumerate(_TERMINAL_COLUMNS):
+    whole = tuple(range(len(_TERMINAL_COLUMNS)))
+    shown = whole if console.width >= _WHOLE_WIDTH else _NARROW_COLUMNS
+    for index, name in ((index, _TERMINAL_COLUMNS[index]) for index in shown):
         text = name in ("Defense", "Status")
         table.add_column(
             name,
@@ -183,7 +191,8 @@ def render_terminal(summary: Mapping[str, Any], console: Console) -> None:
         )
     rows = table_rows(summary)
     for row in rows:
-        table.add_row(*_terminal_cells(row, with_searcher=several_searchers(rows)))
+        cells = _terminal_cells(row, with_searcher=several_searchers(rows))
+        table.add_row(*(cells[index] for index in shown))
     verdict = summary["verdict"]
     status = str(verdict["status"])
     style = _STATUS_STYLES.get(status, "bold")

@@ -73,9 +73,9 @@ def _identification(results: Sequence[Result]) -> dict[str, Any]:
         "chance": 1 / among,
         "low": top1.low,
         "high": top1.high,
-        "space": "features",
-        "pixels_top1": float(hits["top1_pixels"].mean()),
-        "pixels_top5": float(hits["top5_pixels"].mean()),
+        "space": "pixels",
+        "features_top1": float(hits["top1_features"].mean()),
+        "features_top5": float(hits["top5_features"].mean()),
     }
 
 

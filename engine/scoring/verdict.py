@@ -20,12 +20,16 @@ class Finding:
     Attributes:
         defense: Its label.
         status: ``leaks``, ``no leak shown`` or ``inconclusive``.
-        sentence: The status in words, with its figures.
+        sentence: Its figures in words, and what they allow one to say.
     """
 
     defense: str
     status: str
     sentence: str
+
+
+# Below this relative change, a defense did nothing to an update.
+UNCHANGED: Final = 1e-6
 
 
 def judge(groups: Sequence[Group], *, failed: int) -> dict[str, Any]:
@@ -56,14 +60,14 @@ def _overall(findings: Sequence[Finding], why_not: str | None) -> tuple[str, str
         return INCONCLUSIVE, f"Inconclusive: {why_not} So nothing is said of any defense."
     defended = [finding for finding in findings if finding.defense != UNDEFENDED]
     if not defended:
-        return LEAKS, "Without a defense, the update leaks. " + findings[0].sentence
+        return LEAKS, "Without a defense, the update leaks: " + _lower(findings[0].sentence)
     leaking = [finding for finding in defended if finding.status == LEAKS]
     unclear = [finding for finding in defended if finding.status == INCONCLUSIVE]
     counted = f"{len(leaking)} of {len(defended)} defenses leak to this attack"
     if unclear:
         counted += f"; {len(unclear)} cannot be told from the controls with this many images"
     if leaking:
-        return LEAKS, f"{counted}. Without a defense: {_lower(_of(findings, UNDEFENDED))}"
+        return LEAKS, f"{counted}. Without a defense, {_lower(_of(findings, UNDEFENDED))}"
     if unclear:
         return INCONCLUSIVE, f"Inconclusive: {counted}."
     return NO_LEAK_SHOWN, (
@@ -80,17 +84,15 @@ def _judge_defense(
     attack = groups[defense, "ggl"]
     figures = _figures(attack)
     if why_not:
-        return Finding(
-            defense, INCONCLUSIVE, f"Not judged: the attack is not seen working. {figures}"
-        )
+        return Finding(defense, INCONCLUSIVE, f"{figures} Not judged: see above.")
     controls = _controls(defense, groups)
     if _fraction_above(attack, controls) or _identified_above(attack, controls):
-        return Finding(defense, LEAKS, f"Leaks: {figures}")
+        return Finding(defense, LEAKS, figures)
     reference = groups[UNDEFENDED, "ggl"]["leakage_fraction"]["mean"]
     high = (attack["leakage_fraction"] or {}).get("high")
     if failed or high is None or high > reference / 2:
-        return Finding(defense, INCONCLUSIVE, f"Not separated from the controls: {figures}")
-    return Finding(defense, NO_LEAK_SHOWN, f"No leak shown by this attack: {figures}")
+        return Finding(defense, INCONCLUSIVE, f"{figures} Not told apart from the controls.")
+    return Finding(defense, NO_LEAK_SHOWN, f"{figures} No leak shown by this attack.")
 
 
 def _why_undefended_attack_fails(groups: Mapping[tuple[str, str], Group]) -> str | None:
@@ -128,16 +130,22 @@ def _identified_above(attack: Group, controls: Sequence[Group]) -> bool:
 
 def _figures(attack: Group) -> str:
     fraction, identified = attack["leakage_fraction"], attack["identification"]
-    leaked = "leakage fraction not measured"
+    leaked = "The leakage fraction was not measured"
     if fraction and fraction["low"] is not None:
         leaked = (
-            f"{fraction['mean']:.0%} ({fraction['low']:.0%} to {fraction['high']:.0%}) of what the "
-            "generator can draw was recovered beyond the prior"
+            f"{_range(fraction)} of what the generator can draw was recovered beyond the prior"
         )
+    change = ""
+    if attack["defense"] != UNDEFENDED and attack["defense_change"] < UNCHANGED:
+        change = " The defense did nothing to these updates."
     return (
         f"{leaked}, and {identified['top1']:.0%} of the images were identified among "
-        f"{identified['among']}."
+        f"{identified['among']}.{change}"
     )
+
+
+def _range(fraction: Mapping[str, float]) -> str:
+    return f"{fraction['mean']:.0%} ({fraction['low']:.0%} to {fraction['high']:.0%})"
 
 
 def _of(findings: Sequence[Finding], defense: str) -> str:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.attacks import run_search
@@ -153,9 +153,12 @@ def test_a_loss_that_is_not_finite_is_told_as_the_worst_of_its_batch(losses, bes
 
 
 @given(
-    losses=st.lists(st.floats(width=32, allow_nan=True), min_size=1, max_size=20),
+    losses=st.lists(
+        st.sampled_from([NAN, INF, -INF]) | st.floats(-10, 10, width=32), min_size=1, max_size=20
+    ),
     population=st.integers(1, 9),
 )
+@example([-INF, NAN, 2.0], 2)
 def test_any_losses_keep_the_promises_of_a_search(losses, population):
     result, searcher, objective, _ = scripted_search(losses, population)
 

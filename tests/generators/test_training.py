@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -57,6 +58,60 @@ def test_the_critic_joins_after_its_epochs(uninterrupted):
     figures, _ = uninterrupted
 
     assert [figure.critic_loss > 0 for figure in figures] == [False, True, True]
+
+
+def test_a_step_follows_the_stated_losses():
+    settings = dataclasses.replace(SETTINGS, beta=0.7, adversarial_weight=3.0)
+    trainer = trainer_of(settings)
+    trainer.epoch = 1
+    images, labels = trainer.images / 255, trainer.labels
+    generator, encoder, critic = (
+        copy.deepcopy(module) for module in (trainer.generator, trainer.encoder, trainer.critic)
+    )
+
+    figures = trainer._step(images, labels, seeded(9))
+
+    rng = seeded(9)
+    noise, latents = (torch.randn(64, 2, generator=rng) for _ in range(2))
+    mean, log_variance = encoder(images, labels)
+    posterior = torch.distributions.Normal(mean, log_variance.exp().sqrt())
+    divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0))
+    codes = torch.cat([mean + posterior.scale * noise, latents])
+    decoded, drawn = generator.decode(codes, labels.repeat(2)).split(64)
+    squared_error = ((decoded - images) ** 2).mean()
+    loss = 32 * squared_error.log() + 0.7 * divergence.sum(1).mean()
+    loss = loss - 3.0 * critic(drawn, labels).mean()
+    parts = [*generator.parameters(), *encoder.parameters()]
+    slopes = torch.autograd.grad(loss, parts)
+    trained = [*trainer.generator.parameters(), *trainer.encoder.parameters()]
+    for parameter, slope in zip(trained, slopes, strict=True):
+        torch.testing.assert_close(parameter.grad, slope, rtol=1e-3, atol=1e-4)
+
+    real, fake = critic(torch.cat([images, drawn.detach()]), labels.repeat(2)).split(64)
+    hinge = torch.clamp(1 - real, min=0).mean() + torch.clamp(1 + fake, min=0).mean()
+    slopes = torch.autograd.grad(hinge, list(critic.parameters()))
+    for parameter, slope in zip(trainer.critic.parameters(), slopes, strict=True):
+        torch.testing.assert_close(parameter.grad, slope, rtol=1e-3, atol=1e-5)
+
+    expected = torch.stack([squared_error, divergence.sum(1).mean(), hinge])
+    torch.testing.assert_close(figures, expected)
+
+
+def test_every_epoch_draws_an_order_of_its_own(monkeypatch):
+    trainer, seen = trainer_of(), []
+
+    def step(images, labels, rng):
+        seen.append(images)
+        return torch.zeros(3)
+
+    monkeypatch.setattr(trainer, "_step", step)
+    run(trainer, 2)
+
+    first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(
+        first.flatten(1).sum(1).sort().values, second.flatten(1).sum(1).sort().values
+    )
 
 
 def test_calls_back_once_a_batch():

@@ -63,7 +63,7 @@ def _trial(defense: str, attack: str, target: int) -> dict:
             "feature_distance": 5.27,
             "label_accuracy": 1.0,
         },
-        "hits": {"top1": 0.0, "top5": 1.0, "top1_pixels": 0.0, "top5_pixels": 1.0},
+        "hits": {"top1": 0.0, "top5": 1.0, "top1_features": 0.0, "top5_features": 1.0},
         "trace": _trace(psnr, scale, target) if searches else [],
     }
 
@@ -93,9 +93,9 @@ def _group(defense: str, attack: str) -> dict:
             "chance": 0.01,
             "low": 0.06,
             "high": 0.79,
-            "space": "features",
-            "pixels_top1": 0.25,
-            "pixels_top5": 0.75,
+            "space": "pixels",
+            "features_top1": 0.25,
+            "features_top5": 0.75,
         },
         "defense_change": 0.314 if defense.startswith("spars") else 0.0,
         "evaluations": 1000,

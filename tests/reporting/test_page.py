@@ -128,7 +128,7 @@ def test_every_figure_of_every_group_is_on_the_page(summary):
                 assert significant(value) in text
         for value in group["leakage_fraction"].values():
             assert percent(value) in text
-        for name in ("top1", "top5", "chance", "low", "high", "pixels_top1", "pixels_top5"):
+        for name in ("top1", "top5", "chance", "low", "high", "features_top1", "features_top5"):
             assert percent(group["identification"][name]) in text
     assert "among 100" in text
 
