@@ -21,6 +21,7 @@ from engine.progress import ProgressView
 from engine.provenance import collect_provenance
 from engine.reporting import montage, render_page
 from engine.run_folder import RunFolder, write_json
+from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.groups import summarise_groups
 from engine.scoring.verdict import judge
 from engine.tracking import Uploader
@@ -267,7 +268,7 @@ def _write_csv(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
     """Writes one line a trial."""
     plain = ("id", "defense", "attack", "searcher", "target", "seed", "loss", "evaluations")
     more = ("nonfinite", "wall_s", "label", "inferred_label", "defense_change", "among")
-    metrics = list(trials[0]["metrics"]) if trials else []
+    metrics = list(HIGHER_LEAKS)
     hits = list(trials[0]["hits"]) if trials else []
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

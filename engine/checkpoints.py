@@ -76,7 +76,7 @@ def read_card(path: Path) -> dict[str, Any]:
         raise InputError(
             f"Expected a card at {path} that says what the weights beside it are, found none."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"Expected JSON in {path}, got something else: {error}.") from error
     if not isinstance(card, dict):
         raise InputError(f"Expected a JSON object in {path}, got a {type(card).__name__}.")

@@ -11,6 +11,7 @@ import torch
 from engine import assets
 from engine.checkpoints import file_sha256, read_card
 from engine.errors import InfrastructureError, InputError
+from engine.scoring.perceptual import lpips_weights
 
 NEEDED_BYTES = 1024**3
 PACKAGES = ("torch", "ray", "nevergrad", "mlflow", "pydantic")
@@ -28,6 +29,8 @@ def examine(folder: Path) -> Iterator[str]:
     yield f"ok  {os.cpu_count()} processors"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield f"ok  GPU: {', '.join(gpus) or 'none; audits run on the processors'}"
+    measured = "measured" if lpips_weights().is_file() else "not measured, no weights"
+    yield f"ok  LPIPS: {measured} at {lpips_weights()}"
     yield from _check_storage(folder)
     yield from _check_assets()
 

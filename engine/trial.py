@@ -31,6 +31,7 @@ from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.identification import pixels, truth_rank
 from engine.scoring.oracle import project
+from engine.scoring.perceptual import lpips, lpips_weights
 from engine.seeding import stream, stream_seed
 
 ATTACKS: Final = ("ggl", "prior_only", "shuffled", "random_best", "oracle")
@@ -234,6 +235,8 @@ def score(
             "mse_r": metrics.mse_r(images, truths, model=lab.model, head=lab.head),
             "feature_distance": metrics.feature_distance(images, truths, extract=extract),
         }
+        if lpips_weights().is_file():
+            values["lpips"] = lpips(images, truths)
         distractors = lab.private.distractors_of(label)
         by_features = truth_rank(images, truth, distractors, extract=extract)
         by_pixels = truth_rank(images, truth, distractors, extract=pixels)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from engine.federation.update import Update
 
-# Keeps the cosine of an all-zero update at zero instead of undefined.
-EPSILON = 1e-12
+# Keeps the direction of an all-zero update at zero instead of undefined.
+EPSILON = 1e-30
 
 
 def squared_l2(candidates: Update, observed: Update) -> Tensor:
@@ -32,13 +32,16 @@ def cosine(candidates: Update, observed: Update) -> Tensor:
     `Geiping et al. (2020) <https://arxiv.org/abs/2003.14053>`_ do. An all-zero update has
     distance 1 to everything.
     """
+    # Each side by its own norm: their product would underflow for the small updates of a
+    # well-trained model.
+    own, other = candidates.l2_norms().clamp(min=EPSILON), observed.l2_norms().clamp(min=EPSILON)
     products = torch.stack(
         [
-            (tensor * observed.tensors[name]).flatten(1).sum(1)
+            (tensor.flatten(1) / own[:, None] * (observed.tensors[name].flatten(1) / other)).sum(1)
             for name, tensor in candidates.tensors.items()
         ]
-    ).sum(0)
-    return 1 - products / (candidates.l2_norms() * observed.l2_norms()).clamp(min=EPSILON)
+    )
+    return 1 - products.sum(0)
 
 
 DISTANCES: Final[dict[str, Callable[[Update, Update], Tensor]]] = {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.attacks.searchers.base import Searcher
+from engine.errors import InputError
 from search_spaces.latent import LatentSpace
 
 
@@ -72,7 +73,15 @@ def run_search(
             the searcher instead of being evaluated again, which brings it to the same state.
         device: Where latents are evaluated.
         on_batch: Called after every batch, the known ones included.
+
+    Raises:
+        InputError: For more known losses than the budget.
     """
+    if known_losses is not None and len(known_losses) > budget:
+        raise InputError(
+            f"Expected at most {budget} known losses, as many as the budget, "
+            f"got {len(known_losses)}."
+        )
     losses = np.empty(budget, dtype=np.float32)
     known = 0 if known_losses is None else len(known_losses)
     if known_losses is not None:
@@ -87,9 +96,10 @@ def run_search(
         searcher.tell(points, tellable(losses[batch], best_loss))
         spent = batch.stop
 
-        winner = int(np.where(np.isfinite(losses[batch]), losses[batch], np.inf).argmin())
-        if losses[batch][winner] < best_loss:
-            best_latent, best_loss = latents[winner, None], float(losses[batch][winner])
+        finite = np.where(np.isfinite(losses[batch]), losses[batch], np.inf)
+        winner = int(finite.argmin())
+        if finite[winner] < best_loss:
+            best_latent, best_loss = latents[winner, None], float(finite[winner])
         on_batch(Progress(spent, best_loss, best_latent, losses[:spent]))
     return SearchResult(best_latent, best_loss, losses)
 

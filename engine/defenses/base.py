@@ -123,6 +123,8 @@ def estimate_imitations(
     registered names and estimates the rest. Every kind of a chain is estimated from the same
     observed update, so that a bound estimated behind noise includes the noise's norm.
     """
+    if not kinds:
+        return Unchanged()
     parts = [
         DEFENSES.get(kind).estimate(  # type: ignore[attr-defined]
             observed, head=head, published_code=published_code

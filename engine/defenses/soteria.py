@@ -84,7 +84,7 @@ def sensitivity_ratios(client: ClientContext) -> Tensor:
     def representation(image: Tensor) -> Tensor:
         return client.head.represent(client.model, image[None])[0]
 
-    jacobians = vmap(jacrev(representation, chunk_size=64))(client.images)
     with torch.no_grad():
+        jacobians = vmap(jacrev(representation, chunk_size=64))(client.images)
         features = client.head.represent(client.model, client.images)
     return jacobians.flatten(2).norm(dim=2) / (features + 1e-10)

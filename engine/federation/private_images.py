@@ -67,6 +67,12 @@ def load_private_images(path: Path) -> PrivateImages:
             raise InputError(f"Expected the tensors {', '.join(TENSORS)} in {path}, got no {name}.")
     _check_split(path, tensors, "")
     _check_split(path, tensors, "distractor_")
+    shape, other = tensors["images"].shape[1:], tensors["distractor_images"].shape[1:]
+    if shape != other:
+        raise InputError(
+            f"Expected distractors of the private images' shape {tuple(shape)} in {path}, "
+            f"got {tuple(other)}."
+        )
     return PrivateImages(
         images=tensors["images"] / 255,
         labels=tensors["labels"],

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from engine.checkpoints import check_sha256, load_weights, read_card, read_tensors
-from engine.errors import InputError
+from engine.errors import InputError, PlanError
 from engine.generators.base import GENERATORS
 
 
@@ -29,10 +29,10 @@ def load_generator(weights: Path, *, sha256: str | None = None) -> Any:
         settings = dict(card["settings"])
         settings["image_shape"] = tuple(settings["image_shape"])
         generator = GENERATORS.make(card["architecture"], **settings)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, PlanError) as error:
         raise InputError(
-            f"Expected architecture and settings in {weights.with_suffix('.json')}, "
-            f"but they are incomplete: {error}."
+            f"Expected a known architecture and its settings in {weights.with_suffix('.json')}, "
+            f"got something else: {error}"
         ) from error
     load_weights(generator, tensors, source=str(weights))
     generator.eval().requires_grad_(False)

@@ -1,6 +1,7 @@
 """The attacker's public images: Fashion-MNIST from a folder of idx files, or by torchvision."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,10 @@ def load_fashion_mnist(folder: Path, split: str, *, download: bool) -> tuple[Ten
             f"Expected as many 28 x 28 images as labels in {folder}, "
             f"got images {images.shape} and labels {labels.shape}."
         )
+    if labels.max(initial=0) >= CLASSES:
+        raise InputError(
+            f"Expected labels of {CLASSES} classes in {folder}, got a label {labels.max()}."
+        )
     return torch.from_numpy(images)[:, None], torch.from_numpy(labels).long()
 
 
@@ -57,14 +62,15 @@ def _find(folder: Path, name: str) -> Path:
 def _read_idx(path: Path, magic: int) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"Expected a whole gzip file, got a damaged one: {path}.") from error
     axes = magic % 256
-    header = np.frombuffer(content[: 4 + 4 * axes], dtype=">i4")
-    if len(header) != 1 + axes or header[0] != magic:
+    start = 4 + 4 * axes
+    header = np.frombuffer(content[:start], dtype=">u4") if len(content) >= start else [0]
+    if header[0] != magic:
         raise InputError(f"Expected an idx file of type {magic}, got another format: {path}.")
     shape = tuple(int(size) for size in header[1:])
-    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes)
+    values = np.frombuffer(content, dtype=np.uint8, offset=start)
     if len(values) != np.prod(shape):
         raise InputError(f"Expected {np.prod(shape)} values in {path}, got {len(values)}.")
     return values.reshape(shape).copy()

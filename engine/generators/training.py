@@ -171,7 +171,7 @@ class Trainer:
         rng.manual_seed(stream_seed(self.settings.seed, "epoch", self.epoch))
         order = torch.randperm(len(self.images), generator=rng, device=self.device).cpu()
         sums = torch.zeros(3, device=self.device)
-        batches = order.split(self.settings.batch_size)
+        batches = _batches(order, self.settings.batch_size)
         for step, rows in enumerate(batches):
             self._set_learning_rate(self.epoch + step / len(batches))
             images = self.images[rows].to(self.device) / 255
@@ -255,3 +255,11 @@ class Trainer:
         means, log_variances = (torch.cat(part) for part in zip(*codes, strict=True))
         self.generator.prior.fit(means, log_variances.exp(), self.labels.to(self.device))
         self.encoder.train()
+
+
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Splits rows into batches; a last single one, which has no variance, joins its neighbour."""
+    batches = list(order.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.checkpoints import read_card, read_tensors
+from engine.checkpoints import load_weights, read_tensors
 from engine.errors import InputError
 
 Part = nn.Module | torch.optim.Optimizer
@@ -30,11 +31,10 @@ def save_training_state(
         for part, holder in parts.items()
         for name, tensor in _tensors(holder).items()
     }
-    save_file(tensors, folder / "training.safetensors.new")
-    card = json.dumps({"progress": progress, "settings": settings}, indent=1)
-    (folder / "training.json.new").write_text(card, encoding="utf-8")
+    # One file, so that a training killed while it is replaced has the old state or the new one.
+    card = {"training": json.dumps({"progress": progress, "settings": settings})}
+    save_file(tensors, folder / "training.safetensors.new", metadata=card)
     os.replace(folder / "training.safetensors.new", folder / "training.safetensors")
-    os.replace(folder / "training.json.new", folder / "training.json")
 
 
 def load_training_state(
@@ -45,22 +45,36 @@ def load_training_state(
     Raises:
         InputError: If the state is missing, damaged, or of a training with other settings.
     """
-    card = read_card(folder / "training.json")
-    if card.get("settings") != dict(settings):
+    path = folder / "training.safetensors"
+    tensors = read_tensors(path)
+    card = _read_card(path)
+    if card["settings"] != dict(settings):
         raise InputError(
             f"Expected a training with the same settings in {folder}, got one with "
-            f"{card.get('settings')}. Resume it with those, or start in another folder."
+            f"{card['settings']}. Resume it with those, or start in another folder."
         )
-    tensors = read_tensors(folder / "training.safetensors")
     for part, holder in parts.items():
         prefix = f"{part}/"
         mine = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
         if isinstance(holder, nn.Module):
-            holder.load_state_dict(mine)
+            load_weights(holder, mine, source=str(path))
         else:
             _load_optimizer(holder, mine)
     progress: dict[str, float] = card["progress"]
     return progress
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    try:
+        card: dict[str, Any] = json.loads(metadata["training"])
+        return {"progress": card["progress"], "settings": card["settings"]}
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"Expected the state of a training in {path}, got other safetensors. "
+            "Start anew, without --resume."
+        ) from error
 
 
 def _tensors(holder: Part) -> dict[str, Tensor]:

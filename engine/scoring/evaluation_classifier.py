@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from engine.checkpoints import check_sha256, load_weights, read_card, read_tensors
+from engine.errors import InputError
 
 
 class EvaluationClassifier(nn.Module):
@@ -56,10 +57,15 @@ def load_classifier(weights: Path, *, sha256: str | None = None) -> EvaluationCl
     tensors = read_tensors(weights, sha256=sha256)
     card = read_card(weights.with_suffix(".json"))
     check_sha256(weights, card.get("sha256"))
-    channels, height, width = card["settings"]["image_shape"]
-    classifier = EvaluationClassifier(
-        image_shape=(channels, height, width), classes=card["settings"]["classes"]
-    )
+    try:
+        channels, height, width = card["settings"]["image_shape"]
+        classes = card["settings"]["classes"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"Expected image_shape and classes in {weights.with_suffix('.json')}, "
+            f"but they are incomplete: {error}."
+        ) from error
+    classifier = EvaluationClassifier(image_shape=(channels, height, width), classes=classes)
     load_weights(classifier, tensors, source=str(weights))
     classifier.eval().requires_grad_(False)
     return classifier

@@ -44,13 +44,18 @@ def _summarise(
         "attack": attack,
         "searcher": results[0]["searcher"],
         "n": len(results),
-        "metrics": {name: _metric(name, results) for name in results[0]["metrics"]},
+        "metrics": {name: _metric(name, results) for name in _measured(results)},
         "leakage_fraction": asdict(fraction) if fraction else None,
         "identification": _identification(results),
         "defense_change": float(np.mean([result["defense_change"] for result in results])),
         "evaluations": int(np.median([result["evaluations"] for result in results])),
         "wall_s": float(np.median([result["wall_s"] for result in results])),
     }
+
+
+def _measured(results: Sequence[Result]) -> list[str]:
+    """Returns the metrics every trial has; LPIPS may be missing where its weights are."""
+    return [name for name in HIGHER_LEAKS if all(name in result["metrics"] for result in results)]
 
 
 def _metric(name: str, results: Sequence[Result]) -> dict[str, float | None]:

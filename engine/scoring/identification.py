@@ -25,7 +25,8 @@ def truth_rank(
     features, true_features = extract(images), extract(truth)
     own = (features - true_features).norm(dim=1)
     others = (features[:, None] - extract(distractors)[None]).norm(dim=2)
-    return 1 + (others <= own[:, None]).sum(1)
+    # Not "others <= own": a reconstruction that is not a number is to be close to nothing.
+    return 1 + (~(others > own[:, None])).sum(1)
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -68,5 +68,6 @@ def project(
     with torch.no_grad():
         projected = generate(latents, repeated)
         errors = mse(projected, images).view(restarts, -1)
-    best, rows = errors.min(0).values, errors.argmin(0) * len(truths) + torch.arange(len(truths))
+    columns = torch.arange(len(truths), device=errors.device)
+    best, rows = errors.min(0).values, errors.argmin(0) * len(truths) + columns
     return Projection(images=projected[rows], latents=latents.detach()[rows], mse=best)

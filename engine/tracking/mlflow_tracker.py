@@ -3,7 +3,8 @@
 The audit becomes a parent run and every trial a child run. The event log decides everything,
 timestamps included, so that sending an event again changes nothing:
 
-- :class:`EventReader` turns events into what the runs still lack, without repeating a metric;
+- :mod:`engine.tracking.changes` turns events into what the runs still lack, without repeating a
+  metric;
 - :class:`MlflowTracker` sends it, and counts the events that arrived in ``tracking.json``.
 """
 
@@ -11,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import os
 import re
 import socket
@@ -24,16 +24,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from engine.errors import AuditError, InfrastructureError, InputError
 from engine.run_folder import RunFolder, write_json
+from engine.tracking.changes import AUDIT, Event, EventReader, RunChange, cut
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-
-AUDIT = ""  # Stands for the parent run where a child run has the id of its trial.
 RUN_TAG, TRIAL_TAG, PARENT_TAG = "leaktune.run", "leaktune.trial", "mlflow.parentRunId"
 
-# What MLflow servers accept; the older ones allow 5000 characters in a tag.
-MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 5000
 METRICS_PER_BATCH, TEXTS_PER_BATCH = 1000, 100
-
 EVENTS_PER_STEP = 500  # After as many events it is written down what has arrived.
 CONNECT_SECONDS = 5.0
 
@@ -45,8 +41,6 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-
-Event = Mapping[str, Any]
 
 
 class TrackingError(InfrastructureError):
@@ -77,137 +71,6 @@ class SyncReport:
     runs: int
     metrics: int
     complete: bool
-
-
-@dataclass(frozen=True)
-class MetricValue:
-    """One point of a metric's curve; ``timestamp`` is in milliseconds since 1970."""
-
-    key: str
-    value: float
-    timestamp: int
-    step: int
-
-
-@dataclass
-class RunChange:
-    """What one MLflow run still lacks; ``status_time`` is in milliseconds since 1970."""
-
-    start_time: int
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: list[MetricValue] = field(default_factory=list)
-    artifacts: list[str] = field(default_factory=list)
-    status: str | None = None
-    status_time: int = 0
-
-    def set_status(self, status: str, event: Event) -> None:
-        """Sets the status as of an event; the last one counts."""
-        self.status, self.status_time = status, _milliseconds(event)
-
-
-class EventReader:
-    """Turns events, read in order from the first, into changes of MLflow runs.
-
-    Attributes:
-        complete: Whether the audit is over as far as it has been read.
-    """
-
-    def __init__(self) -> None:
-        self.complete = False
-        self._known: set[tuple[str, ...]] = set()
-        self._running: set[str] = set()
-        self._failed: set[str] = set()
-        self._endings = 0
-
-    def read(self, events: Iterable[Event]) -> dict[str, RunChange]:
-        """Returns what the next events change, by trial; AUDIT stands for the parent run."""
-        changes: dict[str, RunChange] = {}
-        for event in events:
-            handle = getattr(self, f"_on_{event['kind']}", None)
-            if handle is not None:  # A kind that says nothing to MLflow may be added.
-                trial = event.get("trial", AUDIT)
-                handle(event, changes.setdefault(trial, RunChange(_milliseconds(event))))
-                self._close_orphans(event, changes)
-        return changes
-
-    def _on_audit_started(self, event: Event, change: RunChange) -> None:
-        self._add_params(event, change)
-        change.tags |= _texts(event["tags"], MAX_TAG)
-
-    def _on_audit_resumed(self, event: Event, change: RunChange) -> None:
-        self.complete = False
-        change.set_status("RUNNING", event)
-
-    def _on_audit_interrupted(self, event: Event, change: RunChange) -> None:
-        change.set_status("KILLED", event)
-
-    def _on_audit_finished(self, event: Event, change: RunChange) -> None:
-        self.complete = True
-        change.tags["leaktune.verdict"] = _cut(event["verdict"], MAX_TAG)
-        # Finished again after a resume, the audit's metrics go on from step 0 to step 1.
-        self._add_metrics(event, change, event["metrics"], step=self._endings)
-        self._endings += 1
-        change.artifacts = list(event["artifacts"])
-        change.set_status("FINISHED", event)
-
-    def _on_trial_started(self, event: Event, change: RunChange) -> None:
-        self._running.add(event["trial"])
-        self._add_params(event, change)
-        if event["trial"] in self._failed:
-            change.tags["leaktune.error"] = ""
-        change.set_status("RUNNING", event)
-
-    def _on_trial_progress(self, event: Event, change: RunChange) -> None:
-        self._add_metrics(event, change, {"loss": event["loss"]}, step=event["evaluations"])
-
-    def _on_trial_finished(self, event: Event, change: RunChange) -> None:
-        trace = event["trace"]
-        self._add_metrics(event, change, event["metrics"], step=trace[-1][0] if trace else 0)
-        for evaluations, loss, psnr in trace:
-            self._add_metrics(event, change, {"loss": loss, "psnr": psnr}, step=evaluations)
-        self._running.discard(event["trial"])
-        change.set_status("FINISHED", event)
-
-    def _on_trial_failed(self, event: Event, change: RunChange) -> None:
-        change.tags["leaktune.error"] = _cut(event["error"], MAX_TAG)
-        self._failed.add(event["trial"])
-        self._running.discard(event["trial"])
-        change.set_status("FAILED", event)
-
-    def _add_params(self, event: Event, change: RunChange) -> None:
-        """Adds the params that the run does not have: MLflow refuses to change one."""
-        for name, text in _texts(event["params"], MAX_PARAM).items():
-            if self._is_unknown("param", event, name):
-                change.params[name] = text
-
-    def _add_metrics(
-        self, event: Event, change: RunChange, values: Mapping[str, float | None], *, step: int
-    ) -> None:
-        """Adds the numbers that were measured and that have no value at this step."""
-        for name, value in values.items():
-            key = _key(name)
-            if value is None or not math.isfinite(value):
-                continue
-            if self._is_unknown("metric", event, key, str(step)):
-                change.metrics.append(MetricValue(key, float(value), _milliseconds(event), step))
-
-    def _is_unknown(self, what: str, event: Event, *names: str) -> bool:
-        """Says whether the run hears of this for the first time, and remembers that it did."""
-        fact = (what, event.get("trial", AUDIT), *names)
-        if fact in self._known:
-            return False
-        self._known.add(fact)
-        return True
-
-    def _close_orphans(self, event: Event, changes: dict[str, RunChange]) -> None:
-        """Ends the trials that were left running when the audit ended."""
-        if event["kind"] not in ("audit_interrupted", "audit_finished"):
-            return
-        for trial in sorted(self._running):
-            change = changes.setdefault(trial, RunChange(_milliseconds(event)))
-            change.set_status("KILLED", event)
-        self._running.clear()
 
 
 @dataclass
@@ -446,24 +309,6 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _milliseconds(event: Event) -> int:
-    return int(event["time"] * 1000)
-
-
-def _key(name: str) -> str:
-    """Returns a name MLflow accepts: ``sparsification(percent=90)`` loses its brackets."""
-    parts = (re.sub(r"[^\w.\- ]+", "_", part).strip("_. ") for part in name.split("/"))
-    return "/".join(part for part in parts if part)[:MAX_KEY] or "_"
-
-
-def _texts(values: Mapping[str, Any], limit: int) -> dict[str, str]:
-    return {_key(name): _cut(str(value), limit) for name, value in values.items()}
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
@@ -527,4 +372,4 @@ def _plain_reason(error: BaseException) -> str:
             return "its host name is unknown"
         cause = cause.__cause__ or cause.__context__
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _cut(lines[0].rstrip("."), 200)
+    return cut(lines[0].rstrip("."), 200)

@@ -80,11 +80,11 @@ def test_works_where_gradients_are_switched_off(generator):
     assert (found.mse < 0.01).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="Needs a GPU.")
-def test_works_on_a_gpu(generator):
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_works_on_every_device_there_is(generator, device):
     truths = generator(PLANTED, LABELS)
-    on_gpu = build(type(generator), 2).cuda()
+    there = build(type(generator), 2).to(device)
 
-    found = projected(on_gpu, truths.cuda(), LABELS.cuda())
+    found = projected(there, truths.to(device), LABELS.to(device))
 
     torch.testing.assert_close(found.latents.cpu(), PLANTED, rtol=0, atol=0.01)

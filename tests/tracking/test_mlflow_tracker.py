@@ -12,9 +12,7 @@ from engine.errors import InfrastructureError, InputError
 from engine.run_folder import RunFolder
 from engine.tracking import MlflowTracker
 from engine.tracking.mlflow_tracker import (
-    EventReader,
     _checked_uri,
-    _key,
     _plain_reason,
     _redacted,
     _shown,
@@ -380,10 +378,6 @@ def test_two_processes_do_not_send_one_folder_at_once(folder, store):
     assert store.tracker(folder).sync().events == 1
 
 
-def test_an_event_of_an_unknown_kind_is_left_out():
-    assert EventReader().read([{"time": 1.0, "kind": "cache_warmed"}]) == {}
-
-
 def test_an_unreachable_server_is_reported_soon_with_the_remedy(folder):
     start(folder)
     tracker = MlflowTracker(folder, uri="http://user:secret@127.0.0.1:9", experiment="audits")
@@ -451,19 +445,6 @@ def test_a_relative_database_does_not_depend_on_a_later_directory(tmp_path, monk
     monkeypatch.chdir(tmp_path)
 
     assert _checked_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
-
-
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("leakage_fraction/none", "leakage_fraction/none"),
-        ("psnr/clipping(max_norm=1.0) + none", "psnr/clipping_max_norm_1.0_ _ none"),
-        ("../x//y/", "x/y"),
-        ("", "_"),
-    ],
-)
-def test_names_become_keys_that_mlflow_accepts(name, key):
-    assert _key(name) == key
 
 
 def test_the_root_of_an_error_is_named():

@@ -48,8 +48,9 @@ class NevergradSearcher:
         planned_budget: int | None = None,
         init: str = "zeros",
     ) -> None:
-        population = population or 2 * (4 + int(3 * log(dim)))
-        workers, planned_budget = workers or population, planned_budget or budget
+        population = 2 * (4 + int(3 * log(dim))) if population is None else population
+        workers = population if workers is None else workers
+        planned_budget = budget if planned_budget is None else planned_budget
         validate.count(population=population, workers=workers, planned_budget=planned_budget)
         validate.choice(INITS, init=init)
         self.preferred_population = population
