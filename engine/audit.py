@@ -21,8 +21,8 @@ from engine.progress import ProgressView
 from engine.provenance import collect_provenance
 from engine.reporting import montage, render_page
 from engine.run_folder import RunFolder, write_json
-from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.groups import summarise_groups
+from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.verdict import judge
 from engine.tracking import Uploader
 from engine.trial import Lab, TrialSpec

@@ -43,7 +43,8 @@ def read_capture(path: Path, model: nn.Module) -> Update:
             problems.append(f"{count} values of {name} are not finite")
     if problems:
         shown = "; ".join(problems[:SHOWN_PROBLEMS])
-        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        hidden = len(problems) - SHOWN_PROBLEMS
+        more = f"; and {hidden} more" if hidden > 0 else ""
         raise InputError(
             f"Expected an update of {type(model).__name__} in {path}, got: {shown}{more}. "
             "Capture it again, or name the target model it was made with."

@@ -132,9 +132,7 @@ def _figures(attack: Group) -> str:
     fraction, identified = attack["leakage_fraction"], attack["identification"]
     leaked = "The leakage fraction was not measured"
     if fraction and fraction["low"] is not None:
-        leaked = (
-            f"{_range(fraction)} of what the generator can draw was recovered beyond the prior"
-        )
+        leaked = f"{_range(fraction)} of what the generator can draw was recovered beyond the prior"
     change = ""
     if attack["defense"] != UNDEFENDED and attack["defense_change"] < UNCHANGED:
         change = " The defense did nothing to these updates."
