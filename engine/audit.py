@@ -102,13 +102,16 @@ def start_audit(plan: Plan, text: str, parent: Path) -> RunFolder:
     return folder
 
 
-def run_audit(folder: RunFolder, *, address: str | None, console: Console) -> dict[str, Any]:
+def run_audit(
+    folder: RunFolder, *, address: str | None, console: Console, resumed: bool = False
+) -> dict[str, Any]:
     """Runs the trials of a run folder that are not finished, then summarises and reports all.
 
     Args:
         folder: From :func:`start_audit`, or one of an interrupted audit.
         address: Ray cluster to use; None for one of this machine's own.
         console: Where progress is shown.
+        resumed: Whether the audit was interrupted before.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -120,6 +123,8 @@ def run_audit(folder: RunFolder, *, address: str | None, console: Console) -> di
     lab = check_plan(plan)
     specs = {spec.id: spec for spec in trial_specs(plan)}
     done = _finished(folder, specs)
+    if resumed:
+        folder.append_event("audit_resumed", done=len(done))
     uploader = _start_tracking(folder, plan)
     with _stop_signals() as stopped:
         view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, done)
@@ -281,7 +286,11 @@ def _write_csv(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[set[int]]:
-    """Turns SIGTERM into the SIGINT that Tune handles; yields the signals that came."""
+    """Ends the block at SIGINT or SIGTERM, as calmly as Tune can; yields the signals that came.
+
+    SIGTERM becomes the SIGINT that Tune handles. While Ray connects, Tune does not handle SIGINT
+    yet, and Ray answers SIGTERM with an exit of its own.
+    """
     received: set[int] = set()
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -295,5 +304,9 @@ def _stop_signals() -> Iterator[set[int]]:
     previous = signal.signal(signal.SIGTERM, forward)
     try:
         yield received
+    except KeyboardInterrupt:
+        received.add(signal.SIGINT)
+    except SystemExit:
+        received.add(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -26,19 +26,20 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
 
     Raises:
         InputError: For a file that is missing, unsafe, damaged, or does not fit the others.
-        PlanError: For more targets than there are images.
+        PlanError: For more targets than there are images or captures, or too few for a control.
     """
     place = torch.device(device)
     generator = load_generator(
         weights_path(plan.generator.weights, "generator"), sha256=plan.generator.sha256
     )
     private = load_private_images(weights_path(plan.data, "private_images"))
-    if plan.captures:
-        private = private.first(len(plan.captures))
     classifier = load_classifier(
         weights_path(plan.classifier.weights, "classifier"), sha256=plan.classifier.sha256
     )
     _check_fit(plan, generator, private)
+    if plan.captures:
+        private = private.first(len(plan.captures))
+    _check_targets(plan, available=len(private.images))
     model = make_target_model(
         plan.target_model.name,
         image_shape=generator.image_shape,
@@ -126,8 +127,22 @@ def _check_fit(plan: Plan, generator: Generator, private: PrivateImages) -> None
             f"Expected private images of the generator's {generator.classes} classes, "
             f"got a label {int(private.labels.max())}."
         )
-    if plan.targets > len(private.images):
+    if len(plan.captures) > len(private.images):
+        raise InputError(
+            f"Expected a private image for each of {len(plan.captures)} captures, "
+            f"got {len(private.images)}. Add images to the data, or leave captures out."
+        )
+
+
+def _check_targets(plan: Plan, *, available: int) -> None:
+    if plan.targets > available:
+        held = "captures" if plan.captures else "private images in the data"
         raise PlanError(
-            f"Expected at most {len(private.images)} targets, as many as the data has private "
-            f"images, got targets: {plan.targets}."
+            f"Expected at most {available} targets, as many as there are {held}, "
+            f"got targets: {plan.targets}. Lower targets."
+        )
+    if "shuffled" in plan.controls and available < 2:
+        raise PlanError(
+            "Expected at least 2 private images for the shuffled control, got 1. "
+            "Add another, or leave shuffled out of controls."
         )

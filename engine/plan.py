@@ -1,14 +1,24 @@
 """The plan of an audit: strict, printable, and checked as a whole before any work is spent."""
 
+import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 import search_spaces
+from engine import assets
 from engine.attacks import PRESETS, AttackSettings
 from engine.defenses import DEFENSES, Defense, label_defenses
 from engine.errors import InputError, PlanError
@@ -19,6 +29,14 @@ from engine.trial import CONTROLS
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
 MAX_PLAN_BYTES = 1024**2
 Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
+
+
+def _absolute(reference: str) -> str:
+    """Returns a path as workers and later commands find it; an embedded name as it is."""
+    return reference if reference in assets.datasets() else os.path.abspath(reference)
+
+
+Reference = Annotated[str, AfterValidator(_absolute)]
 
 
 class Strict(BaseModel):
@@ -39,7 +57,7 @@ class TargetModelPlan(Strict):
 
     name: str = "lenet"
     seed: int = Field(default=0, ge=0, lt=2**31)
-    weights: str | None = None
+    weights: Reference | None = None
     sha256: Sha256 | None = None
 
     def check(self) -> None:
@@ -50,7 +68,7 @@ class TargetModelPlan(Strict):
 class WeightsPlan(Strict):
     """Weights with a card beside them: an embedded name or the path of a safetensors file."""
 
-    weights: str = "fashion-mnist"
+    weights: Reference = "fashion-mnist"
     sha256: Sha256 | None = None
 
 
@@ -157,8 +175,8 @@ class Plan(Strict):
     version: Literal[1] = 1
     name: str = Field(default="audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
     seed: int = Field(default=0, ge=0, lt=2**31)
-    data: str = "fashion-mnist"
-    captures: tuple[str, ...] = ()
+    data: Reference = "fashion-mnist"
+    captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
     target_model: TargetModelPlan = TargetModelPlan()
     generator: WeightsPlan = WeightsPlan()
@@ -207,7 +225,7 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"Expected YAML in {path}, got something else: {error}") from error
     if not isinstance(values, dict):
         raise PlanError(f"Expected keys and values in {path}, got a {type(values).__name__}.")
@@ -241,7 +259,8 @@ def _check_names(plan: Plan) -> list[str]:
     repeated = {label for label in labels if labels.count(label) > 1}
     if plan.captures and len(plan.defenses) != 1:
         problems.append(
-            f"defenses: expected one with captures, the one they went through, got {len(labels)}."
+            "defenses: expected one with captures, the one they went through, "
+            f"got {len(plan.defenses)}."
         )
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
     for part, check in (
@@ -287,7 +306,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
         hint = nearest(str(problem["loc"][-1]), known)
         return f"Unknown key {where!r}; expected one of: {', '.join(known)}.{hint}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}; got {problem['input']!r}."
+    return f"{where}: {message}; got {reprlib.repr(problem['input'])}."
 
 
 def _keys_at(location: Sequence[Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from engine.errors import InputError
+from engine.errors import InfrastructureError, InputError
 
 
 class RunFolder:
@@ -30,10 +30,19 @@ class RunFolder:
     def create(
         cls, parent: Path, name: str, *, plan: str, resolved: Mapping[str, Any]
     ) -> "RunFolder":
-        """Creates ``<utc>-<name>-<id>`` under ``parent`` and writes the plan into it."""
+        """Creates ``<utc>-<name>-<id>`` under ``parent`` and writes the plan into it.
+
+        Raises:
+            InfrastructureError: If ``parent`` cannot hold folders.
+        """
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         folder = cls(parent / f"{stamp}-{name}-{secrets.token_hex(3)}")
-        (folder.path / "report").mkdir(parents=True)
+        try:
+            (folder.path / "report").mkdir(parents=True)
+        except OSError as error:
+            raise InfrastructureError(
+                f"Expected to make a run folder in {parent}, got: {error}. Use --output elsewhere."
+            ) from error
         (folder.path / "trials").mkdir()
         folder.private.mkdir(mode=0o700)
         (folder.path / "plan.yaml").write_text(plan, encoding="utf-8")
@@ -63,9 +72,14 @@ class RunFolder:
         return self.path / "private"
 
     def plan(self) -> dict[str, Any]:
-        """Returns the resolved plan."""
-        text = (self.path / "plan.resolved.yaml").read_text(encoding="utf-8")
-        loaded: dict[str, Any] = yaml.safe_load(text)
+        """Returns the resolved plan; raises InputError if its file was damaged."""
+        path = self.path / "plan.resolved.yaml"
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"Expected YAML in {path}, got something else: {error}") from error
+        if not isinstance(loaded, dict):
+            raise InputError(f"Expected a plan in {path}, got a {type(loaded).__name__}.")
         return loaded
 
     def provenance(self) -> dict[str, Any]:

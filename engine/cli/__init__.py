@@ -1,7 +1,6 @@
 """The command line: arguments in, exit codes out; no logic of its own."""
 
 import os
-import signal
 import sys
 
 import typer
@@ -42,6 +41,3 @@ def main() -> None:
     except AuditError as error:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("Interrupted.", style="red")
-        sys.exit(128 + signal.SIGINT)

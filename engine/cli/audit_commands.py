@@ -75,9 +75,8 @@ def resume(run_folder: Run, address: Address = None) -> None:
 
     started = time.monotonic()
     folder = RunFolder.open(run_folder)
-    folder.append_event("audit_resumed", done=len(folder.results()))
     console = _console()
-    summary = run_audit(folder, address=address, console=console)
+    summary = run_audit(folder, address=address, console=console, resumed=True)
     _print_outcome(summary, folder.path, console, time.monotonic() - started)
     _exit(summary)
 

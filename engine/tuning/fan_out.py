@@ -3,7 +3,10 @@
 import contextlib
 import logging
 import os
+import signal
+import socket
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +18,7 @@ from engine.tuning.worker import work
 
 # A trial whose worker was lost is started again this often, from its saved losses.
 WORKER_LOSSES = 3
+REACH_SECONDS = 10.0
 
 
 class Listener(Protocol):
@@ -49,27 +53,41 @@ def connect(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address:
+        # Every attempt at a cluster that is gone takes Ray 40 seconds, and it would make twenty.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     import ray  # Deferred: slow to import.
 
     if ray.is_initialized():
         yield
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
+        _reach(address)
         ray.init(
             address=address or "local",
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InfrastructureError(
             f"Expected a Ray cluster at {address!r}, could not connect: {error}. Start one with "
             "`ray start --head` or `ray up`, or leave --address out to use this machine."
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place.
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raises OSError if nothing listens at ``host:port``; Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
 
 
 def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> None:
@@ -91,7 +109,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
     _check_resources(plan.compute)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
-            tune.with_parameters(work, plan=plan.to_dict(), folder=str(folder)),
+            tune.with_parameters(work, plan=plan.to_dict(), folder=str(folder.absolute())),
             {"cpu": plan.compute.cpus_per_trial, "gpu": plan.compute.gpus_per_trial},
         )
         tuner = tune.Tuner(

@@ -1,0 +1,216 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.federation.captures import write_capture
+from engine.lab import build_lab, trial_specs
+from engine.plan import make_plan, read_plan
+from engine.run_folder import RunFolder
+from engine.trial import observe
+from tests.with_ray.test_audit import audit
+
+SMOKE = Path(__file__).parents[1] / "data" / "smoke.yaml"
+KINDS = {
+    "attacks": "ggl",
+    "defenses": "soteria",
+    "generators": "mlp",
+    "metrics": "psnr",
+    "models": "lenet",
+    "searchers": "nevergrad",
+    "spaces": "gaussian",
+}
+COMMANDS = {
+    "": "Audit the privacy defenses of federated learning",
+    "run": "Run an audit",
+    "resume": "Finish an interrupted audit",
+    "validate": "Check a plan and everything it names",
+    "report": "Write a finished audit's summary and report anew",
+    "sync": "Send to MLflow what it has not received",
+    "list": "List what a plan may name",
+    "doctor": "Check this machine",
+    "capture": "Look at captured updates",
+    "capture inspect": "Check a captured update against a plan's target model",
+    "pretrain": "Make a generator, an evaluation classifier, target weights",
+    "pretrain generator": "Train a class-conditional generator",
+    "pretrain classifier": "Train the evaluation classifier",
+    "pretrain target-model": "Train a target model",
+    "pretrain private-images": "Choose private images and distractors",
+}
+HEAVY = ("torch", "ray", "mlflow", "numpy", "nevergrad", "matplotlib")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_listed_for_people_with_a_summary_of_each_name(kind, leaktune):
+    listed = leaktune("list", kind)
+
+    assert listed.code == 0
+    rows = dict(line.split(maxsplit=1) for line in listed.out.splitlines())
+    assert rows[KINDS[kind]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_listed_for_machines_with_the_same_names(kind, leaktune):
+    listed = json.loads(leaktune("list", kind, "--format", "json").out)
+
+    people = [line.split()[0] for line in leaktune("list", kind).out.splitlines()]
+    assert [row["name"] for row in listed] == people
+    assert all(row["summary"] for row in listed)
+
+
+def test_validating_a_good_plan_outlines_it_and_writes_nothing(leaktune, empty):
+    checked = leaktune("validate", SMOKE, "--set", "targets=3")
+
+    assert checked.code == 0
+    assert "Plan 'smoke' is fine: 27 trials." in checked.out
+    assert "clipping(max_norm=1)" in checked.out
+    assert "18 of 120 evaluations, 2160 in all" in checked.out
+    assert list(empty.iterdir()) == []
+
+
+def test_a_dry_run_outlines_the_plan_and_writes_nothing(leaktune, empty):
+    outlined = leaktune("run", "--config", SMOKE, "--set", "targets=3", "--dry-run")
+
+    assert outlined == leaktune("validate", SMOKE, "--set", "targets=3")
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--set", "data=nowhere"], ["--set", "targets=1000"]])
+def test_a_dry_run_refuses_whatever_a_run_would_refuse(words, leaktune):
+    dry = leaktune("run", "--dry-run", *words)
+
+    assert dry.code == leaktune("run", *words).code != 0
+
+
+def test_a_dry_run_without_a_plan_outlines_the_embedded_one(leaktune):
+    outlined = leaktune("run", "--dry-run")
+
+    assert outlined.code == 0
+    assert "Plan 'fashion-mnist' is fine: 168 trials." in outlined.out
+
+
+def test_doctor_finds_this_machine_in_order(leaktune, empty):
+    examined = leaktune("doctor")
+
+    assert examined.code == 0
+    assert all(line.startswith("ok  ") for line in examined.out.splitlines())
+    assert "fashion-mnist/generator.safetensors" in examined.out
+    assert list(empty.iterdir()) == []
+
+
+def test_help_of_every_command_says_what_it_does_without_importing_anything_heavy():
+    script = f"""
+import sys
+from engine.cli import main
+for command in {list(COMMANDS)!r}:
+    sys.argv = ["leaktune", *command.split(), "--help"]
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 0, command
+    print("----")
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
+    *pages, heavy = ran.stdout.split("----\n")
+    assert heavy == "[]\n", ran.stderr
+    for page, says in zip(pages, COMMANDS.values(), strict=True):
+        assert says in " ".join(page.split())
+
+
+def test_no_command_escapes_the_test_of_help(leaktune):
+    pages = {name: leaktune(*name.split(), "--help").out for name in ("", "capture", "pretrain")}
+
+    offered = {
+        f"{group} {line.split()[0]}".strip()
+        for group, page in pages.items()
+        for line in page.partition("Commands:\n")[2].splitlines()
+        if line.startswith("  ") and not line.startswith("   ")
+    }
+    assert offered == set(COMMANDS) - {""}
+
+
+@pytest.fixture(scope="module")
+def simulated_plan():
+    """A plan whose one defense is random, so that a capture holds noise of its own."""
+    return {
+        "name": "captured",
+        "targets": 2,
+        "defenses": [{"name": "gaussian_noise", "std": 0.01}],
+        "controls": ["shuffled"],
+        "attack": {"budget": 70},
+        "tracking": {"mlflow": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def captures(simulated_plan, tmp_path_factory):
+    """The updates that the audit simulates, written as a server would have received them."""
+    folder = tmp_path_factory.mktemp("captures")
+    plan = make_plan(simulated_plan, source="test")
+    spec, lab = trial_specs(plan)[0], build_lab(plan)
+    for client in range(plan.targets):
+        update, _ = observe(spec, lab, client)
+        write_capture(folder / f"client-{client}.safetensors", update)
+    return folder
+
+
+def test_inspecting_a_capture_shows_what_it_looks_like(captures, leaktune):
+    shown = leaktune("capture", "inspect", captures / "client-0.safetensors")
+
+    rows = dict(line.split() for line in shown.out.splitlines())
+    assert shown.code == 0
+    assert float(rows["entries"]) > 1000
+    assert float(rows["zeros"]) == 0
+    assert float(rows["l2_norm"]) > float(rows["largest"]) > 0
+
+
+def test_a_capture_can_be_read_by_its_owner_alone(captures):
+    assert (captures / "client-0.safetensors").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_audit_of_captures_finds_what_the_simulated_audit_finds(
+    ray_cluster, simulated_plan, captures, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(captures)
+    _, simulated, _ = audit(make_plan(simulated_plan, source="test"), tmp_path)
+    received = simulated_plan | {"captures": ["client-0.safetensors", "client-1.safetensors"]}
+
+    _, captured, shown = audit(make_plan(received, source="test"), tmp_path)
+
+    assert captured["failed"] == [], shown
+    assert len(captured["trials"]) == 4
+    for one, other in zip(captured["trials"], simulated["trials"], strict=True):
+        assert one["id"] == other["id"]
+        assert one["loss"] == other["loss"]
+        assert one["metrics"] == other["metrics"]
+
+
+def test_a_report_is_written_anew_from_a_run_folder_alone(
+    ray_cluster, simulated_plan, tmp_path, leaktune
+):
+    plan = make_plan(simulated_plan | {"targets": 1, "controls": []}, source="test")
+    folder, summary, _ = audit(plan, tmp_path)
+    page = (folder.path / "report" / "index.html").read_bytes()
+    for name in ("summary.json", "metrics.csv", "report/index.html"):
+        (folder.path / name).unlink()
+
+    reported = leaktune("report", folder.path, "--format", "json")
+
+    assert reported.code == 0
+    assert json.loads(reported.out) == summary
+    assert json.loads((folder.path / "summary.json").read_text()) == summary
+    assert (folder.path / "report" / "index.html").read_bytes() == page
+
+
+def test_the_plan_a_run_resolved_is_a_plan_that_reads_back_as_itself(tmp_path):
+    plan, text = read_plan(SMOKE)
+    folder = RunFolder.create(tmp_path, plan.name, plan=text, resolved=plan.to_dict())
+
+    again, _ = read_plan(folder.path / "plan.resolved.yaml")
+
+    assert again == plan
+    assert make_plan(folder.plan(), source="test") == plan
