@@ -14,8 +14,8 @@ import numpy as np
 from rich.console import Console
 
 from engine import tuning
-from engine.errors import AuditError
-from engine.lab import check_plan, trial_specs
+from engine.errors import AuditError, InputError
+from engine.lab import check_plan, input_hashes, trial_specs
 from engine.plan import Plan, make_plan, threat_card
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
@@ -68,10 +68,10 @@ class Recorder:
         """Keeps a trial's outcome: its image first, its result last, as that marks it finished."""
         self.folder.save_image(trial, arrays["image"])
         self.folder.save_losses(trial, np.asarray(arrays["losses"]), result["spec"])
-        write_json(self.folder.trial_folder(trial) / "result.json", result)
         self.folder.append_event(
             "trial_finished", trial=trial, metrics=to_metrics(dict(result)), trace=result["trace"]
         )
+        write_json(self.folder.trial_folder(trial) / "result.json", result)
         self.view.finished(trial, result)
 
     def failed(self, trial: str, error: str, trace: str) -> None:
@@ -120,31 +120,40 @@ def run_audit(
         InterruptedAuditError: If the user stopped it.
     """
     plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
+    _check_inputs(folder, plan)
     lab = check_plan(plan)
-    specs = {spec.id: spec for spec in trial_specs(plan)}
-    done = _finished(folder, specs)
     if resumed:
-        folder.append_event("audit_resumed", done=len(done))
+        folder.append_event("audit_resumed", done=len(finished_trials(folder, plan)))
     uploader = _start_tracking(folder, plan)
-    with _stop_signals() as stopped:
-        view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, done)
-        recorder = Recorder(folder, specs, view)
-        remaining = [name for name in specs if name not in done]
-        if remaining:
-            with tuning.connect(address), view:
-                tuning.run_trials(plan, remaining, folder.path, recorder)
-    results = folder.results()
-    if len(results) + recorder.failures < len(specs):
+    try:
+        _run_remaining(folder, plan, address, console)
+        summary = conclude_audit(folder, plan, lab)
+    except AuditError:
         folder.append_event("audit_interrupted")
+        raise
+    finally:
         _finish_tracking(uploader, console)
+    return summary
+
+
+def _run_remaining(folder: RunFolder, plan: Plan, address: str | None, console: Console) -> None:
+    """Runs the trials that have no result; raises InterruptedAuditError if not all came to one."""
+    specs = {spec.id: spec for spec in trial_specs(plan)}
+    done = finished_trials(folder, plan)
+    view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, [*done])
+    recorder = Recorder(folder, specs, view)
+    remaining = [name for name in specs if name not in done]
+    if not remaining:
+        return
+    with _stop_signals() as stopped, tuning.connect(address), view:
+        tuning.run_trials(plan, remaining, folder.path, recorder)
+    done = finished_trials(folder, plan)
+    if len(done) + recorder.failures < len(specs):
         raise InterruptedAuditError(
-            f"Interrupted with {len(results)} of {len(specs)} trials done; nothing is lost. "
+            f"Interrupted with {len(done)} of {len(specs)} trials done; nothing is lost. "
             f"Finish it with: leaktune resume {folder.path}",
             exit_code=143 if signal.SIGTERM in stopped else 130,
         )
-    summary = conclude_audit(folder, plan, lab)
-    _finish_tracking(uploader, console)
-    return summary
 
 
 def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
@@ -155,7 +164,8 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
     images = _images(folder, summary, lab)
     page = render_page(summary, images if plan.images.report else None)
     (folder.path / "report" / "index.html").write_text(page, encoding="utf-8")
-    (folder.private / "montage.png").write_bytes(montage(summary, images))
+    if images is not None:
+        (folder.private / "montage.png").write_bytes(montage(summary, images))
     folder.append_event(
         "audit_finished",
         verdict=summary["verdict"]["sentence"],
@@ -167,9 +177,8 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
 
 def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     """Returns the summary of a run folder, see ``docs/run-folder.md``."""
-    specs = trial_specs(plan)
-    results = folder.results()
-    trials = [results[spec.id] for spec in specs if spec.id in results]
+    results = finished_trials(folder, plan)
+    trials = [*results.values()]
     errors = {
         event["trial"]: event["error"]
         for event in folder.events()
@@ -183,7 +192,7 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
             "target": spec.target,
             "error": errors[spec.id],
         }
-        for spec in specs
+        for spec in trial_specs(plan)
         if spec.id not in results and spec.id in errors
     ]
     groups = summarise_groups(trials)
@@ -200,14 +209,25 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _finished(folder: RunFolder, specs: Mapping[str, TrialSpec]) -> list[str]:
-    """Returns the ids of trials whose results are those of the plan's own specs."""
+def finished_trials(folder: RunFolder, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Returns the results of the plan's own trials by their ids, in the plan's order."""
     results = folder.results()
-    return [
-        name
-        for name, spec in specs.items()
-        if name in results and results[name]["spec"] == spec_hash(spec)
-    ]
+    return {
+        spec.id: results[spec.id]
+        for spec in trial_specs(plan)
+        if spec.id in results and results[spec.id]["spec"] == spec_hash(spec)
+    }
+
+
+def _check_inputs(folder: RunFolder, plan: Plan) -> None:
+    """Raises InputError if a file the audit started with is another one by now."""
+    before, now = folder.provenance()["sha256"], input_hashes(plan)
+    changed = [name for name in now if now[name] != before.get(name)]
+    if changed:
+        raise InputError(
+            f"Expected the files that {folder.name} started with, but these have changed since: "
+            f"{', '.join(changed)}. Put them back, or start a new audit."
+        )
 
 
 def _start_tracking(folder: RunFolder, plan: Plan) -> Uploader | None:
@@ -238,12 +258,12 @@ def _audit_params(plan: Plan) -> dict[str, str | float]:
 
 
 def _audit_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the figures of the attack's groups under names MLflow takes."""
+    """Returns the figures of the attack's groups by ``figure/defense``."""
     figures: dict[str, float] = {}
     for group in summary["groups"]:
         if group["attack"] != "ggl":
             continue
-        label = "".join(c if c.isalnum() or c in "_-. " else " " for c in group["defense"]).strip()
+        label = group["defense"]
         figures[f"psnr/{label}"] = group["metrics"]["psnr"]["mean"]
         figures[f"identification/{label}"] = group["identification"]["top1"]
         if group["leakage_fraction"]:
@@ -261,9 +281,17 @@ def _artifacts(plan: Plan) -> list[str]:
     return plain
 
 
-def _images(folder: RunFolder, summary: Mapping[str, Any], lab: Lab) -> dict[str, np.ndarray]:
-    """Returns the private originals and the reconstructions by the names the report uses."""
-    images = {trial["id"]: folder.load_image(trial["id"]) for trial in summary["trials"]}
+def _images(
+    folder: RunFolder, summary: Mapping[str, Any], lab: Lab
+) -> dict[str, np.ndarray] | None:
+    """Returns originals and reconstructions by the names the report uses.
+
+    None if ``private/`` was emptied, as one may: the figures do not need it.
+    """
+    try:
+        images = {trial["id"]: folder.load_image(trial["id"]) for trial in summary["trials"]}
+    except FileNotFoundError:
+        return None
     for target in {trial["target"] for trial in summary["trials"]}:
         images[f"target/{target}"] = lab.private.images[target].numpy()
     return images

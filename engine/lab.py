@@ -15,8 +15,9 @@ from engine.federation.captures import read_capture
 from engine.federation.private_images import PrivateImages, load_private_images
 from engine.generators import Generator, load_generator
 from engine.plan import Plan
-from engine.scoring.evaluation_classifier import load_classifier
+from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
 from engine.scoring.groups import ANY_DEFENSE
+from engine.scoring.metrics import SSIM_WINDOW
 from engine.trial import Lab, TrialSpec
 from search_spaces.audit_grid import audit_grid
 
@@ -36,7 +37,7 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
     classifier = load_classifier(
         weights_path(plan.classifier.weights, "classifier"), sha256=plan.classifier.sha256
     )
-    _check_fit(plan, generator, private)
+    _check_fit(plan, generator, private, classifier)
     if plan.captures:
         private = private.first(len(plan.captures))
     _check_targets(plan, available=len(private.images))
@@ -81,9 +82,13 @@ def input_hashes(plan: Plan) -> dict[str, str]:
 def check_plan(plan: Plan) -> Lab:
     """Builds everything once in this process, so that a plan fails before any work is spent."""
     lab = build_lab(plan)
-    check_settings(
-        plan.attack.settings(), latent_dim=lab.generator.latent_dim, budget=plan.attack.budget
-    )
+    settings = plan.attack.settings()
+    check_settings(settings, latent_dim=lab.generator.latent_dim, budget=plan.attack.budget)
+    if settings.label_inference == "bias" and not lab.head.has_bias:
+        raise PlanError(
+            f"Expected a bias in the target model's last layer {lab.head.name!r} for "
+            "label_inference: bias, got none. Use label_inference: row_sum."
+        )
     return lab
 
 
@@ -105,9 +110,15 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
                 target=point.target,
                 budget=plan.attack.budget,
                 seed=plan.seed,
+                captured=bool(plan.captures) and _is_captured(plan, point.defense),
             )
         )
     return specs
+
+
+def _is_captured(plan: Plan, defense: int) -> bool:
+    """Whether the captures went through this defense; ``none`` beside it is simulated."""
+    return len(plan.defenses) == 1 or plan.defenses[defense][0].name != "none"
 
 
 def defense_labels(plan: Plan) -> Sequence[str]:
@@ -115,7 +126,15 @@ def defense_labels(plan: Plan) -> Sequence[str]:
     return [label_defenses([part.make() for part in chain]) for chain in plan.defenses]
 
 
-def _check_fit(plan: Plan, generator: Generator, private: PrivateImages) -> None:
+def _check_fit(
+    plan: Plan, generator: Generator, private: PrivateImages, classifier: EvaluationClassifier
+) -> None:
+    """Raises an AuditError unless the plan's parts fit one another."""
+    if classifier.image_shape != generator.image_shape or generator.image_shape[1] < SSIM_WINDOW:
+        raise InputError(
+            f"Expected a generator and an evaluation classifier of one image shape, at least "
+            f"{SSIM_WINDOW} pixels high, got {generator.image_shape} and {classifier.image_shape}."
+        )
     shape = tuple(private.images.shape[1:])
     if shape != generator.image_shape:
         raise InputError(
@@ -132,6 +151,12 @@ def _check_fit(plan: Plan, generator: Generator, private: PrivateImages) -> None
             f"Expected a private image for each of {len(plan.captures)} captures, "
             f"got {len(private.images)}. Add images to the data, or leave captures out."
         )
+    for label in {int(label) for label in private.labels[: plan.targets]}:
+        if not len(private.distractors_of(label)):
+            raise InputError(
+                f"Expected distractors of class {label} to tell its images from, got none. "
+                "Add some to the private images' distractor_images."
+            )
 
 
 def _check_targets(plan: Plan, *, available: int) -> None:

@@ -3,7 +3,7 @@
 import os
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -97,11 +97,16 @@ class AttackPlan(Strict):
             raise unknown_name("attack preset", self.preset, PRESETS)
         names = {field.name for field in fields(AttackSettings)}
         given = {name: value for name, value in self if name in names and value is not None}
+        if "searcher" in given:
+            given.setdefault("searcher_settings", {})  # The preset's are for its own searcher.
         return replace(PRESETS[self.preset], **given)
 
 
 class ComputePlan(Strict):
-    """What the trials may use; changes speed, not results.
+    """What the trials may use.
+
+    ``workers`` changes speed alone. Threads and devices also change the rounding of float sums,
+    and through it, after many generations, the path of a search.
 
     Attributes:
         workers: Trials at once; as many as the cluster has room for if null.
@@ -155,6 +160,9 @@ class DefensePlan(BaseModel):
         return DEFENSES.make(self.name, **self.settings())
 
 
+Chain = Annotated[tuple[DefensePlan, ...], Field(min_length=1)]
+
+
 class Plan(Strict):
     """An audit: whom to attack, behind which defenses, how, with which controls, and where.
 
@@ -165,7 +173,8 @@ class Plan(Strict):
         data: An embedded data set, or the path of a safetensors file of private images.
         captures: Updates a server received, one safetensors file for each of the first private
             images, in place of simulated ones. ``defenses`` then lists the one chain of defenses
-            they went through.
+            they went through, and beside it ``none``, which is simulated: without it there is
+            nothing to see the attack working on, and the verdict is inconclusive.
         targets: Private images to attack, the first of the data.
         defenses: Each a name, a mapping of name and settings, or a list of those in the order
             the client applies them.
@@ -181,7 +190,7 @@ class Plan(Strict):
     target_model: TargetModelPlan = TargetModelPlan()
     generator: WeightsPlan = WeightsPlan()
     classifier: WeightsPlan = WeightsPlan()
-    defenses: tuple[tuple[DefensePlan, ...], ...] = ((DefensePlan(name="none"),),)
+    defenses: Annotated[tuple[Chain, ...], Field(min_length=1)] = ((DefensePlan(name="none"),),)
     attack: AttackPlan = AttackPlan()
     controls: tuple[Literal["prior_only", "shuffled", "random_best", "oracle"], ...] = CONTROLS
     compute: ComputePlan = ComputePlan()
@@ -257,11 +266,14 @@ def _check_names(plan: Plan) -> list[str]:
         except PlanError as error:
             problems.append(f"defenses.{index}: {error}")
     repeated = {label for label in labels if labels.count(label) > 1}
-    if plan.captures and len(plan.defenses) != 1:
+    others = [chain for chain in plan.defenses if chain[0].name != "none"]
+    if plan.captures and (len(others) > 1 or len(plan.defenses) > 2):
         problems.append(
-            "defenses: expected one with captures, the one they went through, "
-            f"got {len(plan.defenses)}."
+            "defenses: expected, with captures, the one chain they went through and none beside "
+            f"it, got {len(plan.defenses)} chains."
         )
+    if len(set(plan.controls)) < len(plan.controls):
+        problems.append(f"controls: expected each once, got {', '.join(plan.controls)}.")
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
     for part, check in (
         ("attack", plan.attack.settings),
@@ -342,8 +354,3 @@ def _describe_loss(settings: AttackSettings) -> str:
     if settings.regulariser == "none":
         return settings.distance
     return f"{settings.distance} + {settings.regulariser} (weight {settings.regulariser_weight})"
-
-
-def describe_settings(settings: AttackSettings) -> dict[str, Any]:
-    """Returns attack settings as plain values."""
-    return {**asdict(settings), "searcher_settings": dict(settings.searcher_settings)}

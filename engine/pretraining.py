@@ -262,11 +262,8 @@ def _write_cards(path: Path, card: Mapping[str, Any], made: Made) -> None:
 def _markdown(card: Mapping[str, Any]) -> str:
     """Returns the card as a page a person reads."""
     title = f"# {str(card['kind']).capitalize()}: `{card['file']}`\n\n"
-    picture = (
-        ""
-        if "accuracy" in str(card["figures"])
-        else f"![{card['kind']}]({card['file'][:-12]}.png)\n\n"
-    )
+    drawn = card["kind"] in ("generator", "private images")
+    picture = f"![{card['kind']}]({Path(card['file']).stem}.png)\n\n" if drawn else ""
     flat = {key: value for key, value in card.items() if key not in ("kind", "file", "figures")}
     figures = "".join(
         f"| {key.replace('_', ' ')} | {value} |\n" for key, value in card["figures"].items()

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import yaml
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from engine.errors import InfrastructureError, InputError
@@ -101,9 +102,9 @@ class RunFolder:
         path = self.path / "events.jsonl"
         if not path.exists():
             return
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for line in file:
-                if line.endswith("\n"):
+                if line.endswith(b"\n"):
                     yield json.loads(line)
 
     def save_losses(self, trial: str, losses: np.ndarray, spec_hash: str) -> None:
@@ -119,7 +120,7 @@ class RunFolder:
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             losses = load_file(folder / "state.safetensors")["losses"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, SafetensorError):
             return None  # Nothing usable: the search starts anew, with the same outcome.
         return losses if state.get("spec") == spec_hash else None
 

@@ -54,6 +54,7 @@ class TrialSpec:
         target: Index of the private image.
         budget: Candidate evaluations.
         seed: Root of every random stream of the trial.
+        captured: Whether the observed update is a captured one instead of simulated.
     """
 
     id: str
@@ -63,6 +64,7 @@ class TrialSpec:
     target: int
     budget: int
     seed: int
+    captured: bool = False
 
     def chain(self) -> tuple[Defense, ...]:
         """Returns the client's defenses, built."""
@@ -145,6 +147,7 @@ class _Found:
     loss: float | None = None
     imitation: str = ""
     losses: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
+    nonfinite: int = 0
 
 
 def run_trial(
@@ -173,7 +176,7 @@ def run_trial(
     return TrialResult(
         loss=found.loss,
         evaluations=len(found.losses),
-        nonfinite=int((~np.isfinite(found.losses)).sum()),
+        nonfinite=found.nonfinite,
         label=label,
         inferred_label=found.label,
         imitation=found.imitation,
@@ -192,7 +195,7 @@ def observe(spec: TrialSpec, lab: Lab, victim: int) -> tuple[Update, float]:
     """Returns the update the server receives from client ``victim``, and how far it was changed."""
     image, label = lab.private.images[victim, None], lab.private.labels[victim, None]
     client_update = compute_update(lab.model, image, label)
-    if lab.captures:
+    if spec.captured:
         observed = lab.captures[victim]
     else:
         client = ClientContext(lab.model, lab.head, image, label)
@@ -281,7 +284,14 @@ def _search(
         known_losses=known_losses,
         on_batch=lambda progress: trace.note(progress, objective),
     )
-    return _Found(found.image, objective.label, found.loss, str(objective.imitate), found.losses)
+    return _Found(
+        found.image,
+        objective.label,
+        found.loss,
+        str(objective.imitate),
+        found.losses,
+        found.nonfinite,
+    )
 
 
 def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:

@@ -59,12 +59,9 @@ def test_the_launcher_in_the_source_tree_starts_it_too():
 def test_the_launcher_says_how_to_install_what_is_missing(missing, uploaded, tmp_path):
     venv.create(tmp_path / "bare")
     python = tmp_path / "bare" / "bin" / "python"
-    if missing == "typer":
-        sources = str(SOURCES.parent)
-    else:
-        sources = ""
+    found = str(SOURCES.parent) if missing == "typer" else ""
 
-    refused = launch(uploaded, "--help", python=python, cwd=tmp_path, PYTHONPATH=sources)
+    refused = launch(uploaded, "--help", python=python, cwd=tmp_path, PYTHONPATH=found)
 
     assert refused.returncode == 1
     assert f"leaktune is not installed for {python}" in refused.stderr

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from engine import assets
-from engine.errors import InputError, PlanError
+from engine.errors import InputError
 from engine.lab import check_plan, input_hashes, trial_specs, weights_path
 from engine.plan import DEFAULT_PLAN, describe_settings, make_plan, read_plan, threat_card
 
@@ -55,27 +55,85 @@ def test_the_attack_is_its_preset_with_the_given_keys_in_place():
 
 
 @pytest.mark.parametrize(
-    ("override", "expected"),
+    ("override", "values"),
     [
         ("targets=3", {"targets": 3}),
         ("attack.budget=70", {"attack": {"budget": 70}}),
-        ("name=a=b", None),
-        ("defenses=[none, {name: clipping, max_norm: 2}]", None),
+        ("tracking.uri=http://host?a=b", {"tracking": {"uri": "http://host?a=b"}}),
+        (
+            "defenses=[none, {name: clipping, max_norm: 2}]",
+            {"defenses": ["none", {"name": "clipping", "max_norm": 2}]},
+        ),
     ],
 )
-def test_overrides_are_yaml_at_dotted_keys(override, expected, tmp_path):
+def test_overrides_are_yaml_at_dotted_keys(override, values, tmp_path):
     path = tmp_path / "plan.yaml"
-    path.write_text("seed: 7\n")
-    if override == "name=a=b":
-        with pytest.raises(PlanError, match="got 'a=b'"):
-            read_plan(path, [override])
-        return
+    path.write_text("name: mine\n")
 
     plan, text = read_plan(path, [override])
 
-    assert plan.seed == 7
-    assert text == "seed: 7\n"
-    if expected:
-        assert plan == make_plan({"seed": 7} | expected, source="test")
-    else:
-        assert len(plan.defenses) == 2
+    assert plan == plan_of(name="mine", **values)
+    assert text == "name: mine\n"
+
+
+def test_later_overrides_win_over_earlier_ones_and_over_the_file(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("targets: 2\n")
+
+    plan, _ = read_plan(path, ["targets=3", "targets=4"])
+
+    assert plan.targets == 4
+
+
+def test_relative_paths_are_those_of_where_the_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    plan = plan_of(
+        data="mine.safetensors",
+        captures=["a/b.safetensors"],
+        generator={"weights": "../g.safetensors"},
+        target_model={"weights": "/t.safetensors"},
+    )
+
+    assert plan.data == str(tmp_path / "mine.safetensors")
+    assert plan.captures == (str(tmp_path / "a" / "b.safetensors"),)
+    assert plan.generator.weights == str(tmp_path.parent / "g.safetensors")
+    assert plan.target_model.weights == "/t.safetensors"
+    assert plan.classifier.weights == "fashion-mnist"
+
+
+def test_an_embedded_name_stands_for_embedded_files():
+    asset = assets.asset("fashion-mnist", "generator")
+
+    assert weights_path("fashion-mnist", "generator") == asset
+    assert input_hashes(plan_of())["generator"] == hashlib.sha256(asset.read_bytes()).hexdigest()
+
+
+def test_every_defense_attack_and_target_is_one_trial_and_the_oracle_needs_no_defense():
+    plan = plan_of(targets=2, defenses=["none", {"name": "clipping", "max_norm": 1}])
+
+    names = [spec.id for spec in trial_specs(plan)]
+
+    assert len(names) == len(set(names)) == 2 * 2 * 4 + 2
+    assert {"any-oracle-target0", "defense1-shuffled-target1"} < set(names)
+
+
+def test_random_search_is_a_control_with_the_attack_otherwise_the_same():
+    specs = {s.attack: s for s in trial_specs(plan_of(targets=1, attack={"preset": "ggl"}))}
+
+    control, attack = specs["random_best"], specs["ggl"]
+    assert control.settings == attack.settings.with_searcher("random")
+    assert control.budget == attack.budget
+
+
+def test_a_file_that_changed_since_it_was_pinned_is_refused():
+    with pytest.raises(InputError, match="sha256"):
+        check_plan(plan_of(classifier={"sha256": "0" * 64}))
+
+
+def test_the_threat_card_names_what_the_attacker_knows():
+    rows = {row["what"]: row["how"] for row in threat_card(plan_of(target_model={"seed": 5}))}
+
+    assert rows["Target model"] == "known: lenet (untrained, seed 5), in evaluation mode"
+    assert "fashion-mnist" in rows["Prior"]
+    assert "1000 candidate evaluations" in rows["Search"]

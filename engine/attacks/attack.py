@@ -22,6 +22,9 @@ from engine.federation.update import Update
 from engine.seeding import stream_seed
 from search_spaces.latent import SPACES, make_space
 
+# Arguments of searchers that come from the search, not from a plan.
+RESERVED: Final = frozenset({"dim", "budget", "seed"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSettings:
@@ -52,6 +55,12 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         validate.choice(tuple(SPACES), space=self.space)
+        reserved = RESERVED & set(self.searcher_settings)
+        if reserved:
+            raise PlanError(
+                f"Expected searcher_settings without {', '.join(sorted(reserved))}, which the "
+                "search sets itself."
+            )
         validate.choice(tuple(LABEL_INFERENCES), label_inference=self.label_inference)
         validate.choice(tuple(DISTANCES), distance=self.distance)
         validate.choice(tuple(REGULARISERS), regulariser=self.regulariser)
@@ -78,7 +87,8 @@ class AttackSettings:
         return self.regulariser_weight
 
 
-# GGL's published code for its small generator (CelebA), to the letter: the optimizer called "CMA"
+# GGL's published code for its small generator (CelebA), its search to the letter (what differs
+# around it: docs/decisions/0007): the optimizer called "CMA"
 # when it was written (today's OldCMA), told of 500 rounds and one worker but asked 50 times before
 # it is told, starting from zeros on unsquashed latents, with the scalar KL penalty.
 PUBLISHED_GGL: Final = AttackSettings(
@@ -106,12 +116,14 @@ class Reconstruction:
         latent: The best latent, ``(1, d)``.
         loss: Matching loss of the best latent.
         losses: Loss of every candidate in the order evaluated, ``(evaluations,)``.
+        nonfinite: Candidates whose loss was not finite.
     """
 
     image: Tensor
     latent: Tensor
     loss: float
     losses: np.ndarray
+    nonfinite: int
 
 
 def prepare_objective(
@@ -185,6 +197,7 @@ def run_attack(
         latent=result.latent,
         loss=result.loss,
         losses=result.losses,
+        nonfinite=result.nonfinite,
     )
 
 

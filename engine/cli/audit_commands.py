@@ -53,12 +53,14 @@ def run(
     Example: leaktune run --config plan.yaml --set targets=16 --set attack.budget=5000
     """
     from engine.audit import run_audit, start_audit  # Deferred: `--help` answers at once.
+    from engine.lab import check_plan
     from engine.plan import DEFAULT_PLAN, read_plan
 
     started = time.monotonic()
     plan, text = read_plan(config or DEFAULT_PLAN, overrides or ())
     console = _console()
     if dry_run:
+        check_plan(plan)
         _print_outline(plan, console)
         return
     folder = start_audit(plan, text, output)

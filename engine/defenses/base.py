@@ -58,17 +58,22 @@ class Defense(Protocol):
         """Returns the updates the clients share, ``C`` of them as in ``update``."""
 
     @staticmethod
-    def estimate(observed: Update, *, head: Head, published_code: bool) -> Imitation:
+    def estimate(
+        observed: Update, *, head: Head, noise_std: float = 0.0, published_code: bool = False
+    ) -> Imitation:
         """Estimates this kind of defense from one observed update (``C = 1``) alone.
 
         Args:
             observed: The update the server received.
             head: The target model's last linear layer, which the server knows.
+            noise_std: Estimated deviation of noise that was added after this defense.
             published_code: Imitate as GGL's published code does where it departs from the paper.
         """
 
 
 DEFENSES: Registry[Defense] = Registry("defense")
+# The kind whose parameter the others are estimated through.
+NOISE = "gaussian_noise"
 
 
 @dataclass(frozen=True)
@@ -120,16 +125,26 @@ def estimate_imitations(
     """Estimates a chain of defenses from the observed update, knowing their kinds only.
 
     The parameters of a defense (its bound, its percentage) never reach the attacker: it is given
-    registered names and estimates the rest. Every kind of a chain is estimated from the same
-    observed update, so that a bound estimated behind noise includes the noise's norm.
+    registered names and estimates the rest. Noise is estimated first, since what was done to the
+    update before the noise has to be seen through it.
     """
     if not kinds:
         return Unchanged()
-    parts = [
-        DEFENSES.get(kind).estimate(  # type: ignore[attr-defined]
+    noise = kinds.index(NOISE) if NOISE in kinds else -1
+    noise_std = 0.0
+    if noise > 0:
+        estimated = DEFENSES.get(NOISE).estimate(  # type: ignore[attr-defined]
             observed, head=head, published_code=published_code
         )
-        for kind in kinds
+        noise_std = estimated.noise_std
+    parts = [
+        DEFENSES.get(kind).estimate(  # type: ignore[attr-defined]
+            observed,
+            head=head,
+            noise_std=noise_std if place < noise else 0.0,
+            published_code=published_code,
+        )
+        for place, kind in enumerate(kinds)
     ]
     return parts[0] if len(parts) == 1 else Chain(tuple(parts))
 

@@ -76,10 +76,12 @@ class Clipping:
         return ClippedTo(self.max_norm)(update)
 
     @staticmethod
-    def estimate(observed: Update, *, head: Head, published_code: bool) -> Imitation:
-        """Takes the observed norm as the bound: exact whenever the clipping did bind."""
+    def estimate(
+        observed: Update, *, head: Head, noise_std: float = 0.0, published_code: bool = False
+    ) -> Imitation:
+        """Takes the observed norm, less the noise's, as the bound; exact where it did bind."""
         del head, published_code
-        return ClippedTo(float(observed.l2_norms()))
+        return ClippedTo(_without_noise(observed.squared_norms().sum(1), observed, noise_std)[0])
 
 
 @DEFENSES.register("clipping_per_layer")
@@ -105,14 +107,27 @@ class ClippingPerLayer:
         return ClippedPerLayerTo((self.max_norm,) * len(update.tensors))(update)
 
     @staticmethod
-    def estimate(observed: Update, *, head: Head, published_code: bool) -> Imitation:
-        """Takes each tensor's observed norm as its bound."""
+    def estimate(
+        observed: Update, *, head: Head, noise_std: float = 0.0, published_code: bool = False
+    ) -> Imitation:
+        """Takes each tensor's observed norm, less the noise's, as its bound."""
         del head, published_code
-        return ClippedPerLayerTo(tuple(observed.squared_norms().sqrt()[0].tolist()))
+        return ClippedPerLayerTo(
+            tuple(_without_noise(observed.squared_norms()[0], observed, noise_std))
+        )
 
 
 def _scale(norms: Tensor, max_norms: Tensor | float) -> Tensor:
     return (max_norms / (norms + EPSILON)).clamp(max=1.0)
+
+
+def _without_noise(squared: Tensor, observed: Update, noise_std: float) -> list[float]:
+    """Returns norms behind squared ones that noise added its own to, of all or of each tensor."""
+    entries = squared.new_tensor([tensor[0].numel() for tensor in observed.tensors.values()])
+    if len(squared) == 1:
+        entries = entries.sum()[None]
+    # Never zero: a bound of zero would clip every candidate to nothing.
+    return (squared - noise_std**2 * entries).clamp(min=1e-4 * squared).sqrt().tolist()
 
 
 def _column(scale: Tensor, tensor: Tensor) -> Tensor:

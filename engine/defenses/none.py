@@ -22,7 +22,9 @@ class NoDefense:
         return update
 
     @staticmethod
-    def estimate(observed: Update, *, head: Head, published_code: bool) -> Imitation:
+    def estimate(
+        observed: Update, *, head: Head, noise_std: float = 0.0, published_code: bool = False
+    ) -> Imitation:
         """Nothing to estimate."""
-        del observed, head, published_code
+        del observed, head, noise_std, published_code
         return Unchanged()

@@ -67,13 +67,15 @@ class Sparsification:
         return Pruned(self.percent)(update)
 
     @staticmethod
-    def estimate(observed: Update, *, head: Head, published_code: bool) -> Imitation:
+    def estimate(
+        observed: Update, *, head: Head, noise_std: float = 0.0, published_code: bool = False
+    ) -> Imitation:
         """Takes the zeros of the observed update as the mask (paper).
 
         The published code counts the zeros instead and prunes every candidate again by that
         percentage, natural zeros included.
         """
-        del head
+        del head, noise_std
         if published_code:
             zeros = sum(int((tensor == 0).sum()) for tensor in observed.tensors.values())
             return Pruned(100.0 * zeros / observed.parameters())

@@ -21,6 +21,7 @@ class EvaluationClassifier(nn.Module):
 
     def __init__(self, *, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
+        self.image_shape = image_shape
         channels, height, width = image_shape
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 16, 3, padding=1),

@@ -10,6 +10,8 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
+# Two targets resample to nothing but themselves: an interval of no width, which would be a lie.
+FEWEST_TARGETS = 3
 BOOTSTRAP_SEED = 20220323
 
 
@@ -19,8 +21,8 @@ class Estimate:
 
     Attributes:
         mean: The figure over the targets.
-        low: Lower end of the interval; None with fewer than 2 targets.
-        high: Upper end of the interval; None with fewer than 2 targets.
+        low: Lower end of the interval; None with fewer than 3 targets.
+        high: Upper end of the interval; None with fewer than 3 targets.
     """
 
     mean: float
@@ -50,7 +52,7 @@ def estimate_ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate
     """
     ratio, error = _ratio(numerators[None], denominators[None])
     mean, spread = float(ratio[0]), float(error[0])
-    if len(numerators) < 2:
+    if len(numerators) < FEWEST_TARGETS:
         return Estimate(mean, None, None)
     if spread == 0:
         return Estimate(mean, mean, mean)

@@ -8,7 +8,9 @@ LEAKS: Final = "leaks"
 NO_LEAK_SHOWN: Final = "no leak shown"
 INCONCLUSIVE: Final = "inconclusive"
 UNDEFENDED: Final = "none"
-CONTROLS: Final = ("prior_only", "shuffled")
+# The controls an attack must lie above, and the one that says how much there is to recover.
+REFERENCES: Final = ("prior_only", "shuffled")
+CEILING: Final = "oracle"
 
 Group = Mapping[str, Any]
 
@@ -86,6 +88,8 @@ def _judge_defense(
     if why_not:
         return Finding(defense, INCONCLUSIVE, f"{figures} Not judged: see above.")
     controls = _controls(defense, groups)
+    if len(controls) < len(REFERENCES):
+        return Finding(defense, INCONCLUSIVE, f"{figures} Not judged: its controls are missing.")
     if _fraction_above(attack, controls) or _identified_above(attack, controls):
         return Finding(defense, LEAKS, figures)
     reference = groups[UNDEFENDED, "ggl"]["leakage_fraction"]["mean"]
@@ -101,8 +105,11 @@ def _why_undefended_attack_fails(groups: Mapping[tuple[str, str], Group]) -> str
     if attack is None:
         return "the plan has no undefended attack (defense: none) to compare with."
     controls = _controls(UNDEFENDED, groups)
-    if len(controls) < len(CONTROLS):
-        return "the plan lacks the controls prior_only and shuffled."
+    missing = [name for name in REFERENCES if (UNDEFENDED, name) not in groups]
+    if not any(name == CEILING for _, name in groups):
+        missing.append(CEILING)
+    if missing:
+        return f"without a defense, there is no result of: {', '.join(missing)}."
     if not _fraction_above(attack, controls):
         return "without a defense, the leakage fraction is not apart from the controls'."
     if not _identified_above(attack, controls):
@@ -111,7 +118,7 @@ def _why_undefended_attack_fails(groups: Mapping[tuple[str, str], Group]) -> str
 
 
 def _controls(defense: str, groups: Mapping[tuple[str, str], Group]) -> list[Group]:
-    return [groups[defense, name] for name in CONTROLS if (defense, name) in groups]
+    return [groups[defense, name] for name in REFERENCES if (defense, name) in groups]
 
 
 def _fraction_above(attack: Group, controls: Sequence[Group]) -> bool:

@@ -72,8 +72,9 @@ def connect(address: str | None) -> Iterator[None]:
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InfrastructureError(
-            f"Expected a Ray cluster at {address!r}, could not connect: {error}. Start one with "
-            "`ray start --head` or `ray up`, or leave --address out to use this machine."
+            f"Expected a Ray cluster at {address!r}, could not connect: {str(error).rstrip('.')}. "
+            "Start one with `ray start --head` or `ray up`, set RAY_AUTH_MODE=token where it asks "
+            "for a token, or leave --address out to use this machine."
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place.

@@ -10,7 +10,6 @@ from engine.lab import build_lab, trial_specs
 from engine.plan import make_plan, read_plan
 from engine.run_folder import RunFolder
 from engine.trial import observe
-from tests.with_ray.test_audit import audit
 
 SMOKE = Path(__file__).parents[1] / "data" / "smoke.yaml"
 KINDS = {
@@ -134,76 +133,27 @@ def test_no_command_escapes_the_test_of_help(leaktune):
 
 
 @pytest.fixture(scope="module")
-def simulated_plan():
-    """A plan whose one defense is random, so that a capture holds noise of its own."""
-    return {
-        "name": "captured",
-        "targets": 2,
-        "defenses": [{"name": "gaussian_noise", "std": 0.01}],
-        "controls": ["shuffled"],
-        "attack": {"budget": 70},
-        "tracking": {"mlflow": False},
-    }
+def capture(tmp_path_factory):
+    """One undefended update, written as a server would have received it."""
+    path = tmp_path_factory.mktemp("captures") / "client-0.safetensors"
+    plan = make_plan({}, source="test")
+    update, _ = observe(trial_specs(plan)[0], build_lab(plan), 0)
+    write_capture(path, update)
+    return path
 
 
-@pytest.fixture(scope="module")
-def captures(simulated_plan, tmp_path_factory):
-    """The updates that the audit simulates, written as a server would have received them."""
-    folder = tmp_path_factory.mktemp("captures")
-    plan = make_plan(simulated_plan, source="test")
-    spec, lab = trial_specs(plan)[0], build_lab(plan)
-    for client in range(plan.targets):
-        update, _ = observe(spec, lab, client)
-        write_capture(folder / f"client-{client}.safetensors", update)
-    return folder
-
-
-def test_inspecting_a_capture_shows_what_it_looks_like(captures, leaktune):
-    shown = leaktune("capture", "inspect", captures / "client-0.safetensors")
+def test_inspecting_a_capture_shows_what_it_looks_like(capture, leaktune):
+    shown = leaktune("capture", "inspect", capture)
 
     rows = dict(line.split() for line in shown.out.splitlines())
     assert shown.code == 0
     assert float(rows["entries"]) > 1000
-    assert float(rows["zeros"]) == 0
+    assert float(rows["zeros"]) < 1
     assert float(rows["l2_norm"]) > float(rows["largest"]) > 0
 
 
-def test_a_capture_can_be_read_by_its_owner_alone(captures):
-    assert (captures / "client-0.safetensors").stat().st_mode & 0o777 == 0o600
-
-
-def test_an_audit_of_captures_finds_what_the_simulated_audit_finds(
-    ray_cluster, simulated_plan, captures, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(captures)
-    _, simulated, _ = audit(make_plan(simulated_plan, source="test"), tmp_path)
-    received = simulated_plan | {"captures": ["client-0.safetensors", "client-1.safetensors"]}
-
-    _, captured, shown = audit(make_plan(received, source="test"), tmp_path)
-
-    assert captured["failed"] == [], shown
-    assert len(captured["trials"]) == 4
-    for one, other in zip(captured["trials"], simulated["trials"], strict=True):
-        assert one["id"] == other["id"]
-        assert one["loss"] == other["loss"]
-        assert one["metrics"] == other["metrics"]
-
-
-def test_a_report_is_written_anew_from_a_run_folder_alone(
-    ray_cluster, simulated_plan, tmp_path, leaktune
-):
-    plan = make_plan(simulated_plan | {"targets": 1, "controls": []}, source="test")
-    folder, summary, _ = audit(plan, tmp_path)
-    page = (folder.path / "report" / "index.html").read_bytes()
-    for name in ("summary.json", "metrics.csv", "report/index.html"):
-        (folder.path / name).unlink()
-
-    reported = leaktune("report", folder.path, "--format", "json")
-
-    assert reported.code == 0
-    assert json.loads(reported.out) == summary
-    assert json.loads((folder.path / "summary.json").read_text()) == summary
-    assert (folder.path / "report" / "index.html").read_bytes() == page
+def test_a_capture_can_be_read_by_its_owner_alone(capture):
+    assert capture.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_plan_a_run_resolved_is_a_plan_that_reads_back_as_itself(tmp_path):

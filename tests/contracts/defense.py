@@ -86,12 +86,12 @@ class DefenseContract:
         for tensor in defended.tensors.values():
             assert tensor.isfinite().all()
 
-    def test_estimate_takes_the_observed_update_and_the_head_only(self):
+    def test_estimate_takes_what_the_server_knows_and_nothing_else(self):
         estimate = inspect.getattr_static(DEFENSES.get(self.name), "estimate")
 
         assert isinstance(estimate, staticmethod)
         names = inspect.signature(estimate.__func__).parameters
-        assert set(names) == {"observed", "head", "published_code"}
+        assert set(names) == {"observed", "head", "noise_std", "published_code"}
 
     @pytest.mark.parametrize("published_code", [False, True])
     def test_the_imitation_keeps_form_and_input_and_is_deterministic(

@@ -56,8 +56,9 @@ def test_equal_values_have_an_interval_of_no_width():
     assert (estimate.mean, estimate.low, estimate.high) == (2.5, 2.5, 2.5)
 
 
-def test_one_target_has_no_interval():
-    estimate = estimate_mean(np.array([4.0]))
+@pytest.mark.parametrize("values", [[4.0], [3.0, 5.0]])
+def test_one_or_two_targets_have_no_interval(values):
+    estimate = estimate_mean(np.array(values))
 
     assert (estimate.mean, estimate.low, estimate.high) == (4.0, None, None)
 

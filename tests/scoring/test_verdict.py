@@ -32,7 +32,7 @@ def audit(**attacks):
             group(defense, "prior_only", (0.0, 0.0, 0.0), CHANCE),
             group(defense, "shuffled", NOTHING, CHANCE),
         ]
-    return groups
+    return [*groups, group("any", "oracle", LEAK, SEEN)]
 
 
 def statuses(verdict):
@@ -88,11 +88,20 @@ def test_an_audit_without_the_undefended_attack_is_inconclusive():
     assert "none" in verdict["sentence"]
 
 
-@pytest.mark.parametrize("missing", ["prior_only", "shuffled"])
-def test_an_audit_without_its_controls_is_inconclusive(missing):
+@pytest.mark.parametrize("missing", ["prior_only", "shuffled", "oracle"])
+def test_an_audit_without_its_controls_is_inconclusive_and_names_the_missing_one(missing):
     groups = [g for g in audit(none=(LEAK, SEEN)) if g["attack"] != missing]
 
-    assert judge(groups, failed=0)["status"] == "inconclusive"
+    verdict = judge(groups, failed=0)
+    assert verdict["status"] == "inconclusive"
+    assert verdict["sentence"].count(missing) == 1
+
+
+def test_a_defense_whose_controls_are_missing_is_not_judged():
+    groups = audit(none=(LEAK, SEEN), bare=(NOTHING, CHANCE))
+    bare = [g for g in groups if g["defense"] != "bare" or g["attack"] == "ggl"]
+
+    assert statuses(judge(bare, failed=0))["bare"] == "inconclusive"
 
 
 def test_failed_trials_never_become_a_defense_that_shows_no_leak():
@@ -112,7 +121,8 @@ def test_no_trial_at_all_is_inconclusive():
 
 
 def test_a_defense_that_changed_nothing_is_said_to_have_done_nothing():
-    groups = audit(none=(LEAK, SEEN)) + [
+    groups = [
+        *audit(none=(LEAK, SEEN)),
         group("clipping(max_norm=4)", "ggl", LEAK, SEEN, change=0.0),
         group("clipping(max_norm=4)", "prior_only", (0.0, 0.0, 0.0), CHANCE),
         group("clipping(max_norm=4)", "shuffled", NOTHING, CHANCE),

@@ -1,0 +1,135 @@
+import json
+import math
+import stat
+
+import numpy as np
+import pytest
+
+from engine.errors import InputError
+from engine.run_folder import RunFolder, write_json
+
+LOSSES = np.array([0.5, 0.25, math.inf], dtype=np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "runs", "mine", plan="# as written", resolved={"seed": 7})
+
+
+def test_a_new_folder_is_named_after_time_and_audit_and_holds_the_plan_twice(folder):
+    stamp, name, random = folder.name.split("-")
+
+    assert (len(stamp), name, len(random)) == (len("20260101T000000Z"), "mine", 6)
+    assert (folder.path / "plan.yaml").read_text() == "# as written"
+    assert folder.plan() == {"seed": 7}
+
+
+def test_two_audits_of_one_second_have_folders_of_their_own(tmp_path):
+    names = {RunFolder.create(tmp_path, "x", plan="", resolved={}).name for _ in range(5)}
+
+    assert len(names) == 5
+
+
+def test_reconstructions_stay_where_only_their_owner_reads(folder):
+    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+
+    folder.save_image("trial", image.transpose(0, 2, 1))
+
+    np.testing.assert_array_equal(folder.load_image("trial"), image.transpose(0, 2, 1))
+    assert stat.S_IMODE(folder.private.stat().st_mode) == 0o700
+
+
+def test_events_are_read_back_in_order_with_their_times(folder):
+    folder.append_event("one", value=1)
+    folder.append_event("two", text="zwölf")
+
+    first, second = folder.events()
+    assert (first["kind"], first["value"]) == ("one", 1)
+    assert (second["kind"], second["text"]) == ("two", "zwölf")
+    assert first["time"] <= second["time"]
+
+
+def test_a_folder_without_events_has_none(folder):
+    assert list(folder.events()) == []
+
+
+@pytest.mark.parametrize("torn", [b'{"kind": "tw', b"\xc3", b"{"])
+def test_a_line_torn_by_a_crash_is_left_out_and_then_written_over(folder, torn):
+    folder.append_event("one")
+    with (folder.path / "events.jsonl").open("ab") as file:
+        file.write(torn)
+
+    before = [event["kind"] for event in folder.events()]
+    folder.append_event("two")
+
+    assert before == ["one"]
+    assert [event["kind"] for event in folder.events()] == ["one", "two"]
+
+
+def test_a_first_line_torn_by_a_crash_is_written_over(folder):
+    (folder.path / "events.jsonl").write_bytes(b'{"kind"')
+
+    folder.append_event("one")
+
+    assert [event["kind"] for event in folder.events()] == ["one"]
+
+
+def test_numbers_that_json_does_not_have_are_refused_and_nothing_is_written(folder):
+    with pytest.raises(ValueError, match="JSON"):
+        folder.append_event("bad", loss=math.nan)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(folder.path / "bad.json", {"loss": math.inf})
+
+    assert list(folder.events()) == []
+    assert not (folder.path / "bad.json").exists()
+
+
+def test_json_is_replaced_as_a_whole(folder):
+    path = folder.path / "value.json"
+    write_json(path, {"a": 1})
+
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in folder.path.glob("value*")] == ["value.json"]
+
+
+def test_losses_come_back_to_the_bit_to_the_same_spec_alone(folder):
+    folder.save_losses("trial", LOSSES, "spec")
+
+    np.testing.assert_array_equal(folder.load_losses("trial", "spec"), LOSSES)
+    assert folder.load_losses("trial", "another") is None
+    assert folder.load_losses("never started", "spec") is None
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", None])
+def test_losses_that_cannot_be_read_are_no_losses(folder, name, content):
+    folder.save_losses("trial", LOSSES, "spec")
+    path = folder.trial_folder("trial") / name
+    path.unlink() if content is None else path.write_bytes(content)
+
+    assert folder.load_losses("trial", "spec") is None
+
+
+def test_a_trial_counts_as_finished_once_its_result_is_there(folder):
+    folder.save_losses("unfinished", LOSSES, "spec")
+    write_json(folder.trial_folder("finished") / "result.json", {"loss": 0.5})
+
+    assert folder.results() == {"finished": {"loss": 0.5}}
+
+
+def test_an_existing_folder_is_opened_by_its_path(folder):
+    folder.append_event("audit_started")
+
+    assert RunFolder.open(folder.path).plan() == {"seed": 7}
+
+
+@pytest.mark.parametrize("missing", ["plan.resolved.yaml", "events.jsonl"])
+def test_a_folder_that_is_no_run_is_refused_by_what_it_lacks(folder, missing):
+    folder.append_event("audit_started")
+    (folder.path / missing).unlink()
+
+    with pytest.raises(InputError, match=f"it has no {missing}"):
+        RunFolder.open(folder.path)

@@ -1,0 +1,138 @@
+"""An audit stopped by Ctrl-C or by a scheduler keeps what it has, and a resume finishes it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import engine
+from tests.with_ray.test_audit import without_times
+
+pytestmark = pytest.mark.slow
+
+LAUNCHER = Path(engine.__file__).parent / "run.py"
+PLAN = {
+    "name": "interrupted",
+    "targets": 7,
+    "controls": ["shuffled", "random_best"],
+    "attack": {"budget": 400},
+    "compute": {"workers": 1},
+    "tracking": {"mlflow": False},
+}
+TRIALS = 21
+INCONCLUSIVE = 101
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the plan, in which every command of this module runs."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "plan.yaml").write_text(yaml.safe_dump(PLAN))
+    return folder
+
+
+def start(home, *words):
+    """Starts a command in a process group of its own, as a shell does."""
+    return subprocess.Popen(
+        [sys.executable, LAUNCHER, *words],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    """Returns exit code and output; ends whatever the command left behind."""
+    try:
+        out, err = process.communicate(timeout=200)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, out, err
+
+
+def summary_of(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+def results_in(output):
+    return sorted(path.parent.name for path in output.glob("*/trials/*/result.json"))
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    """The same plan, run without interruption."""
+    code, _, err = finish(start(home, "run", "--config", "plan.yaml", "--output", "whole"))
+    assert code in (0, INCONCLUSIVE), err
+    (run,) = (home / "whole").iterdir()
+    return summary_of(run)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
+    sent, expected, home, whole, tmp_path
+):
+    output = tmp_path / "runs"
+    stopped = start(home, "run", "--config", "plan.yaml", "--output", str(output))
+    deadline = time.monotonic() + 120
+    while len(results_in(output)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped.send_signal(sent)
+
+    code, _, err = finish(stopped)
+
+    kept = results_in(output)
+    (run,) = output.iterdir()
+    assert code == expected, err
+    assert "Traceback" not in err
+    assert f"Interrupted with {len(kept)} of {TRIALS} trials done" in err
+    assert f"leaktune resume {run}" in err
+    assert 2 <= len(kept) < TRIALS
+    before = {name: (run / "trials" / name / "result.json").stat().st_mtime_ns for name in kept}
+
+    code, _, err = finish(start(home, "resume", str(run)))
+
+    assert code in (0, INCONCLUSIVE), err
+    for name, modified in before.items():
+        assert (run / "trials" / name / "result.json").stat().st_mtime_ns == modified
+    resumed = summary_of(run)
+    assert [without_times(t) for t in resumed["trials"]] == [
+        without_times(t) for t in whole["trials"]
+    ]
+    for key in ("verdict", "plan", "threat", "failed"):
+        assert resumed[key] == whole[key]
+    assert untimed(resumed["groups"]) == untimed(whole["groups"])
+
+
+def test_an_audit_stopped_while_ray_starts_can_be_resumed(home, tmp_path):
+    output = tmp_path / "runs"
+    stopped = start(home, "run", "--config", "plan.yaml", "--output", str(output))
+    deadline = time.monotonic() + 60
+    while not list(output.glob("*/events.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(1)
+    stopped.send_signal(signal.SIGTERM)
+
+    code, _, err = finish(stopped)
+
+    (run,) = output.iterdir()
+    assert code == 143, err
+    assert f"Interrupted with 0 of {TRIALS} trials done" in err
+    assert f"leaktune resume {run}" in err
+    assert [p.name for p in run.glob("private/*")] == []
+    shutil.rmtree(output)
+
+
+def untimed(groups):
+    return [{k: v for k, v in group.items() if "wall" not in k} for group in groups]
