@@ -112,3 +112,42 @@ def test_every_defense_has_a_name_and_a_summary():
     for name, summary in DEFENSES.summaries().items():
         assert DEFENSES.get(name).name == name
         assert summary.endswith(".")
+
+
+def gaussian_update(entries=20_000, *, norm=3.0):
+    values = torch.randn(1, entries, generator=torch.Generator().manual_seed(0))
+    return Update({"weight": values / values.norm() * norm})
+
+
+def test_a_clipping_bound_is_estimated_through_the_noise_that_came_after_it(head):
+    rng = torch.Generator().manual_seed(1)
+    chain = [Clipping(max_norm=1.0), GaussianNoise(std=0.1)]
+
+    observed = apply_defenses(chain, gaussian_update(), client=None, rng=rng)
+
+    assert float(observed.l2_norms()) > 14
+    imitation = estimate_imitations(["clipping", "gaussian_noise"], observed, head=head)
+    clipped = imitation(gaussian_update(norm=50.0))
+    assert float(clipped.l2_norms()) < 3
+
+
+def test_a_bound_set_after_the_noise_is_the_observed_norm(head):
+    rng = torch.Generator().manual_seed(1)
+    chain = [GaussianNoise(std=0.1), Clipping(max_norm=1.0)]
+
+    observed = apply_defenses(chain, gaussian_update(), client=None, rng=rng)
+
+    imitation = estimate_imitations(["gaussian_noise", "clipping"], observed, head=head)
+    clipped = imitation(gaussian_update(norm=50.0))
+    assert float(clipped.l2_norms()) == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("percent", [0, 50, 90])
+def test_noise_is_estimated_through_the_pruning_that_came_after_it(percent, head):
+    rng = torch.Generator().manual_seed(1)
+    chain = [GaussianNoise(std=0.1), Sparsification(percent=percent)]
+
+    observed = apply_defenses(chain, gaussian_update(norm=0.1), client=None, rng=rng)
+
+    imitation = estimate_imitations(["gaussian_noise", "sparsification"], observed, head=head)
+    assert imitation.noise_std == pytest.approx(0.1, rel=0.03)
