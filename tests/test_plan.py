@@ -117,6 +117,16 @@ def test_every_defense_attack_and_target_is_one_trial_and_the_oracle_needs_no_de
     assert {"any-oracle-target0", "defense1-shuffled-target1"} < set(names)
 
 
+def test_captures_went_through_the_one_defense_and_none_beside_it_is_simulated():
+    clipping = {"name": "clipping", "max_norm": 1}
+
+    specs = trial_specs(plan_of(captures=["c.safetensors"], defenses=["none", clipping]))
+
+    captured = {spec.defense_label for spec in specs if spec.captured}
+    assert captured == {"clipping(max_norm=1)"}
+    assert "none" in {spec.defense_label for spec in specs if not spec.captured}
+
+
 def test_random_search_is_a_control_with_the_attack_otherwise_the_same():
     specs = {s.attack: s for s in trial_specs(plan_of(targets=1, attack={"preset": "ggl"}))}
 

@@ -53,6 +53,8 @@ def connect(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Under `uv run`, Ray would have every worker build an environment of its own.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if address:
         # Every attempt at a cluster that is gone takes Ray 40 seconds, and it would make twenty.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")

@@ -291,11 +291,16 @@ def refuse(name, plan, code, *said):
             ONE_CAPTURE
             | {
                 "captures": [file("capture")],
-                "defenses": ["none", {"name": "soteria", "percent": 80}],
+                "defenses": [
+                    {"name": name, "percent": 80} for name in ("soteria", "sparsification")
+                ],
             },
             PLAN,
-            "defenses: expected one with captures, the one they went through, got 2",
+            "defenses: expected, with captures, the one chain they went through",
+            "got 2 chains",
         ),
+        refuse("one control twice", {"controls": ["oracle"] * 2}, PLAN, "expected each once"),
+        refuse("no defense", {"defenses": []}, PLAN, "defenses: ", "at least 1 item"),
         refuse(
             "more targets than captures",
             {"targets": 2, "captures": [file("capture")]},

@@ -15,14 +15,14 @@ import yaml
 import engine
 from tests.with_ray.test_audit import without_times
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LAUNCHER = Path(engine.__file__).parent / "run.py"
 PLAN = {
     "name": "interrupted",
     "targets": 7,
     "controls": ["shuffled", "random_best"],
-    "attack": {"budget": 400},
+    "attack": {"budget": 150},
     "compute": {"workers": 1},
     "tracking": {"mlflow": False},
 }
