@@ -199,7 +199,7 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "run": folder.name,
-        "verdict": judge(groups, failed=len(failed)),
+        "verdict": judge(groups, missing=len(trial_specs(plan)) - len(trials)),
         "plan": plan.to_dict(),
         "threat": threat_card(plan),
         "provenance": folder.provenance(),

@@ -34,7 +34,7 @@ class Finding:
 UNCHANGED: Final = 1e-6
 
 
-def judge(groups: Sequence[Group], *, failed: int) -> dict[str, Any]:
+def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
     """Returns the verdict of an audit: a status, a sentence, and a finding for each defense.
 
     The attack has to be seen working before its failure can speak for a defense: unless, without
@@ -43,12 +43,13 @@ def judge(groups: Sequence[Group], *, failed: int) -> dict[str, Any]:
 
     Args:
         groups: Groups as :func:`engine.scoring.groups.summarise_groups` returns them.
-        failed: Trials that failed; with any missing, no defense is said to show no leak.
+        missing: Trials without a result, failed or not run; with any, no defense is said to show
+            no leak.
     """
     by_name = {(group["defense"], group["attack"]): group for group in groups}
     defenses = list(dict.fromkeys(group["defense"] for group in groups if group["attack"] == "ggl"))
     why_not = _why_undefended_attack_fails(by_name)
-    findings = [_judge_defense(defense, by_name, why_not, failed) for defense in defenses]
+    findings = [_judge_defense(defense, by_name, why_not, missing) for defense in defenses]
     status, sentence = _overall(findings, why_not)
     return {
         "status": status,
@@ -81,7 +82,7 @@ def _judge_defense(
     defense: str,
     groups: Mapping[tuple[str, str], Group],
     why_not: str | None,
-    failed: int,
+    missing: int,
 ) -> Finding:
     attack = groups[defense, "ggl"]
     figures = _figures(attack)
@@ -94,7 +95,7 @@ def _judge_defense(
         return Finding(defense, LEAKS, figures)
     reference = groups[UNDEFENDED, "ggl"]["leakage_fraction"]["mean"]
     high = (attack["leakage_fraction"] or {}).get("high")
-    if failed or high is None or high > reference / 2:
+    if missing or high is None or high > reference / 2:
         return Finding(defense, INCONCLUSIVE, f"{figures} Not told apart from the controls.")
     return Finding(defense, NO_LEAK_SHOWN, f"{figures} No leak shown by this attack.")
 
@@ -105,11 +106,11 @@ def _why_undefended_attack_fails(groups: Mapping[tuple[str, str], Group]) -> str
     if attack is None:
         return "the plan has no undefended attack (defense: none) to compare with."
     controls = _controls(UNDEFENDED, groups)
-    missing = [name for name in REFERENCES if (UNDEFENDED, name) not in groups]
+    absent = [name for name in REFERENCES if (UNDEFENDED, name) not in groups]
     if not any(name == CEILING for _, name in groups):
-        missing.append(CEILING)
-    if missing:
-        return f"without a defense, there is no result of: {', '.join(missing)}."
+        absent.append(CEILING)
+    if absent:
+        return f"without a defense, there is no result of: {', '.join(absent)}."
     if not _fraction_above(attack, controls):
         return "without a defense, the leakage fraction is not apart from the controls'."
     if not _identified_above(attack, controls):

@@ -41,7 +41,7 @@ def statuses(verdict):
 
 def test_what_lies_above_the_controls_leaks_and_what_lies_low_shows_none():
     verdict = judge(
-        audit(none=(LEAK, SEEN), weak=(LEAK, CHANCE), strong=(NOTHING, CHANCE)), failed=0
+        audit(none=(LEAK, SEEN), weak=(LEAK, CHANCE), strong=(NOTHING, CHANCE)), missing=0
     )
 
     assert statuses(verdict) == {"none": "leaks", "weak": "leaks", "strong": "no leak shown"}
@@ -50,20 +50,20 @@ def test_what_lies_above_the_controls_leaks_and_what_lies_low_shows_none():
 
 
 def test_identification_alone_is_a_leak():
-    verdict = judge(audit(none=(LEAK, SEEN), seen=(NOTHING, SEEN)), failed=0)
+    verdict = judge(audit(none=(LEAK, SEEN), seen=(NOTHING, SEEN)), missing=0)
 
     assert statuses(verdict)["seen"] == "leaks"
 
 
 def test_an_interval_too_wide_to_tell_is_inconclusive():
-    verdict = judge(audit(none=(LEAK, SEEN), unclear=(WIDE, CHANCE)), failed=0)
+    verdict = judge(audit(none=(LEAK, SEEN), unclear=(WIDE, CHANCE)), missing=0)
 
     assert statuses(verdict)["unclear"] == "inconclusive"
     assert verdict["status"] == "inconclusive"
 
 
 def test_no_leak_anywhere_is_no_proof_of_absence():
-    verdict = judge(audit(none=(LEAK, SEEN), strong=(NOTHING, CHANCE)), failed=0)
+    verdict = judge(audit(none=(LEAK, SEEN), strong=(NOTHING, CHANCE)), missing=0)
 
     assert verdict["status"] == "no leak shown"
     assert "no proof of absence" in verdict["sentence"]
@@ -74,7 +74,7 @@ def test_no_leak_anywhere_is_no_proof_of_absence():
     [((NOTHING, SEEN), "leakage fraction"), ((LEAK, CHANCE), "identification rate")],
 )
 def test_an_attack_not_seen_working_speaks_for_no_defense(undefended, reason):
-    verdict = judge(audit(none=undefended, strong=(NOTHING, CHANCE)), failed=0)
+    verdict = judge(audit(none=undefended, strong=(NOTHING, CHANCE)), missing=0)
 
     assert verdict["status"] == "inconclusive"
     assert set(statuses(verdict).values()) == {"inconclusive"}
@@ -82,7 +82,7 @@ def test_an_attack_not_seen_working_speaks_for_no_defense(undefended, reason):
 
 
 def test_an_audit_without_the_undefended_attack_is_inconclusive():
-    verdict = judge(audit(strong=(NOTHING, CHANCE)), failed=0)
+    verdict = judge(audit(strong=(NOTHING, CHANCE)), missing=0)
 
     assert verdict["status"] == "inconclusive"
     assert "none" in verdict["sentence"]
@@ -92,7 +92,7 @@ def test_an_audit_without_the_undefended_attack_is_inconclusive():
 def test_an_audit_without_its_controls_is_inconclusive_and_names_the_missing_one(missing):
     groups = [g for g in audit(none=(LEAK, SEEN)) if g["attack"] != missing]
 
-    verdict = judge(groups, failed=0)
+    verdict = judge(groups, missing=0)
     assert verdict["status"] == "inconclusive"
     assert verdict["sentence"].count(missing) == 1
 
@@ -101,11 +101,11 @@ def test_a_defense_whose_controls_are_missing_is_not_judged():
     groups = audit(none=(LEAK, SEEN), bare=(NOTHING, CHANCE))
     bare = [g for g in groups if g["defense"] != "bare" or g["attack"] == "ggl"]
 
-    assert statuses(judge(bare, failed=0))["bare"] == "inconclusive"
+    assert statuses(judge(bare, missing=0))["bare"] == "inconclusive"
 
 
-def test_failed_trials_never_become_a_defense_that_shows_no_leak():
-    verdict = judge(audit(none=(LEAK, SEEN), strong=(NOTHING, CHANCE)), failed=1)
+def test_missing_trials_never_become_a_defense_that_shows_no_leak():
+    verdict = judge(audit(none=(LEAK, SEEN), strong=(NOTHING, CHANCE)), missing=1)
 
     assert statuses(verdict)["strong"] == "inconclusive"
 
@@ -113,11 +113,11 @@ def test_failed_trials_never_become_a_defense_that_shows_no_leak():
 def test_a_single_target_has_no_interval_and_so_no_verdict():
     groups = audit(none=((0.6, None, None), SEEN))
 
-    assert judge(groups, failed=0)["status"] == "inconclusive"
+    assert judge(groups, missing=0)["status"] == "inconclusive"
 
 
 def test_no_trial_at_all_is_inconclusive():
-    assert judge([], failed=3)["status"] == "inconclusive"
+    assert judge([], missing=3)["status"] == "inconclusive"
 
 
 def test_a_defense_that_changed_nothing_is_said_to_have_done_nothing():
@@ -128,15 +128,15 @@ def test_a_defense_that_changed_nothing_is_said_to_have_done_nothing():
         group("clipping(max_norm=4)", "shuffled", NOTHING, CHANCE),
     ]
 
-    sentences = {f["defense"]: f["sentence"] for f in judge(groups, failed=0)["defenses"]}
+    sentences = {f["defense"]: f["sentence"] for f in judge(groups, missing=0)["defenses"]}
     assert "did nothing" in sentences["clipping(max_norm=4)"]
     assert "did nothing" not in sentences["none"]
 
 
 def test_the_verdict_promises_nothing():
     texts = [
-        judge(audit(none=(LEAK, SEEN), strong=(NOTHING, CHANCE)), failed=0),
-        judge(audit(none=(NOTHING, CHANCE)), failed=0),
+        judge(audit(none=(LEAK, SEEN), strong=(NOTHING, CHANCE)), missing=0),
+        judge(audit(none=(NOTHING, CHANCE)), missing=0),
     ]
 
     for word in ("safe", "private", "anonymous", "guarantee", "secure", "protected"):
