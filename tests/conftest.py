@@ -1,5 +1,7 @@
 """The small world most tests live in: 12 x 12 images, four classes, three latent coordinates."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -16,6 +18,10 @@ settings.register_profile(
 settings.load_profile("leaktune")
 
 torch.set_num_threads(1)
+
+# Read when Ray is imported, which some tests do before an audit would set it: under `uv run`, Ray
+# would have every worker build an environment of its own.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 IMAGE_SHAPE = (1, 12, 12)
 CLASSES = 4
