@@ -286,7 +286,7 @@ def _search(
     )
     return _Found(
         found.image,
-        objective.label,
+        objective.labels[0],
         found.loss,
         str(objective.imitate),
         found.losses,
@@ -299,7 +299,7 @@ def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
     rng = stream(spec.seed, "prior_only", spec.target)
     latents = torch.randn(PRIOR_DRAWS, lab.generator.latent_dim, generator=rng)
-    return _Found(objective.generate(latents.to(lab.private.images.device)), objective.label)
+    return _Found(objective.generate(latents.to(lab.private.images.device)), objective.labels[0])
 
 
 def _project_truth(spec: TrialSpec, lab: Lab) -> _Found:

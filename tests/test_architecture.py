@@ -133,13 +133,14 @@ def test_threat_knowledge_has_no_field_for_private_images():
         "generate",
         "latent_dim",
         "defense_kinds",
+        "training",
     }
 
 
 def test_the_objective_has_no_field_for_private_images():
     assert {field.name for field in dataclasses.fields(GradientMatchingObjective)} == {
         "observed",
-        "label",
+        "labels",
         "knowledge",
         "imitate",
         "distance",

@@ -138,7 +138,7 @@ def prepare_objective(
     )
     return GradientMatchingObjective(
         observed=observed,
-        label=LABEL_INFERENCES[settings.label_inference](observed, knowledge.head),
+        labels=(LABEL_INFERENCES[settings.label_inference](observed, knowledge.head),),
         knowledge=knowledge,
         imitate=imitation,
         distance=DISTANCES[settings.distance],
@@ -169,7 +169,7 @@ def run_attack(
     Raises:
         InputError: If no candidate had a finite loss.
     """
-    latent_dim = objective.knowledge.latent_dim
+    latent_dim = objective.knowledge.latent_dim * len(objective.labels)
     searcher = make_searcher(
         settings.searcher,
         dim=latent_dim,

@@ -1,50 +1,90 @@
-"""Distances between candidates' updates and the observed one; lower is closer."""
+"""Distances between candidates' updates and the observed one; lower is closer.
 
-from collections.abc import Callable
-from typing import Final
+Each has two forms. From moments it needs no update of any candidate, but subtracts numbers of the
+size of its ``magnitude``, whose rounding remains where the distance is far smaller. Between
+updates it subtracts entry by entry, and keeps its precision down to zero.
+"""
+
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
+from engine.attacks.matching.moments import Moments
 from engine.federation.update import Update
 
 # Keeps the direction of an all-zero update at zero instead of undefined.
 EPSILON = 1e-30
 
 
-def squared_l2(candidates: Update, observed: Update) -> Tensor:
-    """Squared L2 distance per parameter tensor, averaged over the tensors, ``(C,)``.
+class Distance(Protocol):
+    """Guarantees, checked for every distance: both forms agree; zero if and only if they match."""
+
+    def __call__(self, candidates: Update, observed: Update) -> Tensor:
+        """Returns the distances ``(C,)`` of ``C`` updates to one, in their precision."""
+
+    def of_moments(self, moments: Moments) -> Tensor:
+        """Returns the same, ``(C,)`` float64."""
+
+    def magnitude(self, moments: Moments) -> Tensor:
+        """Returns the size of the numbers that :meth:`of_moments` subtracts, ``(C,)``."""
+
+
+class SquaredL2:
+    """Squared L2 distance per parameter tensor, averaged over the tensors.
 
     ``D1`` of `Li et al. (2022) <https://arxiv.org/abs/2203.15696>`_ divided by the number of
     tensors, as their published code does; the paper's formula has no such divisor.
     """
-    parts = [
-        (tensor - observed.tensors[name]).flatten(1).square().sum(1)
-        for name, tensor in candidates.tensors.items()
-    ]
-    return torch.stack(parts).mean(0)
+
+    def __call__(self, candidates: Update, observed: Update) -> Tensor:
+        parts = [
+            (tensor - observed.tensors[name]).flatten(1).square().sum(1)
+            for name, tensor in candidates.tensors.items()
+        ]
+        return torch.stack(parts).mean(0)
+
+    def of_moments(self, moments: Moments) -> Tensor:
+        return (moments.squared - 2 * moments.inner + moments.target).mean(1)
+
+    def magnitude(self, moments: Moments) -> Tensor:
+        return (moments.squared + moments.target).mean(1)
 
 
-def cosine(candidates: Update, observed: Update) -> Tensor:
-    """One minus the cosine between whole updates, in [0, 2], ``(C,)``.
+class Cosine:
+    """One minus the cosine between whole updates, in [0, 2].
 
     ``D2`` of `Li et al. (2022) <https://arxiv.org/abs/2203.15696>`_, over all entries at once as
     `Geiping et al. (2020) <https://arxiv.org/abs/2003.14053>`_ do. An all-zero update has
     distance 1 to everything.
     """
-    # Each side by its own norm: their product would underflow for the small updates of a
-    # well-trained model.
-    own, other = candidates.l2_norms().clamp(min=EPSILON), observed.l2_norms().clamp(min=EPSILON)
-    products = torch.stack(
-        [
-            (tensor.flatten(1) / own[:, None] * (observed.tensors[name].flatten(1) / other)).sum(1)
+
+    def __call__(self, candidates: Update, observed: Update) -> Tensor:
+        own, other = candidates.l2_norms(), observed.l2_norms()
+        # Half the squared difference of directions, each by its own norm: a product of the norms
+        # would underflow for the small updates of a well-trained model.
+        parts = [
+            (
+                tensor.flatten(1) / own.clamp(min=EPSILON)[:, None]
+                - observed.tensors[name].flatten(1) / other.clamp(min=EPSILON)
+            )
+            .square()
+            .sum(1)
             for name, tensor in candidates.tensors.items()
         ]
-    )
-    return 1 - products.sum(0)
+        nothing = (own <= EPSILON) | (other <= EPSILON)
+        return torch.where(nothing, 1.0, torch.stack(parts).sum(0) / 2)
+
+    def of_moments(self, moments: Moments) -> Tensor:
+        own = moments.squared.sum(1).clamp(min=0).sqrt()
+        other = moments.target.sum().sqrt()
+        cosine = moments.inner.sum(1) / own.clamp(min=EPSILON) / other.clamp(min=EPSILON)
+        return 1 - cosine
+
+    def magnitude(self, moments: Moments) -> Tensor:
+        return torch.ones_like(moments.squared[:, 0])
 
 
-DISTANCES: Final[dict[str, Callable[[Update, Update], Tensor]]] = {
-    "cosine": cosine,
-    "squared_l2": squared_l2,
-}
+squared_l2, cosine = SquaredL2(), Cosine()
+
+DISTANCES: Final[dict[str, Distance]] = {"cosine": cosine, "squared_l2": squared_l2}

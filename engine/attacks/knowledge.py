@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from engine.federation.client import FEDSGD, LocalTraining
 from engine.federation.target_models import Head
 
 
@@ -21,6 +22,7 @@ class ThreatKnowledge:
         latent_dim: Number of latent coordinates ``d``.
         defense_kinds: Registered names of the defenses the client applies, in order; never
             their parameters, which an adaptive attacker estimates. Empty: not adaptive.
+        training: What clients do with their images, which the server prescribes.
     """
 
     model: nn.Module
@@ -29,3 +31,4 @@ class ThreatKnowledge:
     generate: Callable[[Tensor, Tensor], Tensor]
     latent_dim: int
     defense_kinds: tuple[str, ...]
+    training: LocalTraining = FEDSGD

@@ -1,7 +1,7 @@
 """The defense protocol, its registry, and chains of defenses."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +29,42 @@ class ClientContext:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class MaskedScaling:
+    """A mask the attacker knows, then a factor a tensor that follows from norms alone.
+
+    Imitations of this form apply to updates that are never computed: a kernel needs the masked
+    tensors' norms and inner products, not their entries.
+
+    Attributes:
+        masks: Factors of 0 and 1, by tensor name, broadcastable to the tensor; those not named
+            are whole.
+        scale: Squared norms of the masked tensors, ``(C, tensors)``, to factors
+            ``(C, tensors)``; None for factors of one.
+    """
+
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    scale: Callable[[Tensor], Tensor] | None = None
+
+    def then(self, later: "MaskedScaling") -> "MaskedScaling | None":
+        """Returns both as one; None where a mask comes after a scaling, which needs both norms."""
+        if self.scale is None:
+            both = self.masks.keys() & later.masks.keys()
+            joint = {name: self.masks[name] * later.masks[name] for name in both}
+            return MaskedScaling({**self.masks, **later.masks, **joint}, later.scale)
+        if later.masks:
+            return None
+        first, second = self.scale, later.scale
+        if second is None:
+            return self
+
+        def scale(squared: Tensor) -> Tensor:
+            factors = first(squared)
+            return factors * second(factors.square() * squared)
+
+        return MaskedScaling(self.masks, scale)
+
+
 class Imitation(Protocol):
     """An attacker's imitation of a defense, applied to the updates of candidates.
 
@@ -43,6 +79,9 @@ class Imitation(Protocol):
 
     def __call__(self, update: Update) -> Update:
         """Returns what ``update`` would look like behind the estimated defense."""
+
+    def masked_scaling(self) -> MaskedScaling | None:
+        """Returns the same as a mask and a scaling; None if it is of another form."""
 
 
 class Defense(Protocol):
@@ -85,6 +124,9 @@ class Unchanged:
     def __call__(self, update: Update) -> Update:
         return update
 
+    def masked_scaling(self) -> MaskedScaling:
+        return MaskedScaling()
+
     def __str__(self) -> str:
         if self.noise_std:
             return f"noise of a standard deviation of {self.noise_std:.3g}"
@@ -105,6 +147,13 @@ class Chain:
         for part in self.parts:
             update = part(update)
         return update
+
+    def masked_scaling(self) -> MaskedScaling | None:
+        whole: MaskedScaling | None = MaskedScaling()
+        for part in self.parts:
+            later = part.masked_scaling()
+            whole = None if whole is None or later is None else whole.then(later)
+        return whole
 
     def __str__(self) -> str:
         return ", then ".join(str(part) for part in self.parts)
@@ -156,9 +205,9 @@ def label_defenses(chain: Sequence[Defense]) -> str:
 
 def _label(defense: Any) -> str:
     settings = ", ".join(
-        f"{field.name}={_short(getattr(defense, field.name))}"
-        for field in fields(defense)
-        if field.repr
+        f"{setting.name}={_short(getattr(defense, setting.name))}"
+        for setting in fields(defense)
+        if setting.repr
     )
     return f"{defense.name}({settings})" if settings else str(defense.name)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine import validate
-from engine.defenses.base import DEFENSES, ClientContext, Imitation
+from engine.defenses.base import DEFENSES, ClientContext, Imitation, MaskedScaling
 from engine.federation.target_models import Head
 from engine.federation.update import Update
 
@@ -25,6 +25,13 @@ class ClippedTo:
     def __call__(self, update: Update) -> Update:
         scale = _scale(update.l2_norms(), self.max_norm)
         return update.map(lambda tensor: tensor * _column(scale, tensor))
+
+    def masked_scaling(self) -> MaskedScaling:
+        def scale(squared: Tensor) -> Tensor:
+            factors = _scale(squared.sum(1, keepdim=True).clamp(min=0).sqrt(), self.max_norm)
+            return factors.expand_as(squared)
+
+        return MaskedScaling(scale=scale)
 
     def __str__(self) -> str:
         return f"clipped to a norm of {self.max_norm:.3g}"
@@ -46,6 +53,12 @@ class ClippedPerLayerTo:
                 for (name, tensor), scale in zip(update.tensors.items(), scales, strict=True)
             }
         )
+
+    def masked_scaling(self) -> MaskedScaling:
+        def scale(squared: Tensor) -> Tensor:
+            return _scale(squared.clamp(min=0).sqrt(), squared.new_tensor(self.max_norms))
+
+        return MaskedScaling(scale=scale)
 
     def __str__(self) -> str:
         low, high = min(self.max_norms), max(self.max_norms)

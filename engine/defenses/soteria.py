@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from engine import validate
-from engine.defenses.base import DEFENSES, ClientContext, Imitation
+from engine.defenses.base import DEFENSES, ClientContext, Imitation, MaskedScaling
 from engine.defenses.sparsification import percentile
 from engine.federation.target_models import Head
 from engine.federation.update import Update
@@ -26,6 +26,9 @@ class KnownColumns:
 
     def __call__(self, update: Update) -> Update:
         return update.replace(**{self.weight: update.tensors[self.weight] * self.keep})
+
+    def masked_scaling(self) -> MaskedScaling:
+        return MaskedScaling({self.weight: self.keep})
 
     def __str__(self) -> str:
         share = float(self.keep.mean())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine import validate
-from engine.defenses.base import DEFENSES, ClientContext, Imitation
+from engine.defenses.base import DEFENSES, ClientContext, Imitation, MaskedScaling
 from engine.federation.target_models import Head
 from engine.federation.update import Update
 
@@ -23,6 +23,9 @@ class KnownMask:
         kept = self.keep.tensors
         return Update({name: tensor * kept[name] for name, tensor in update.tensors.items()})
 
+    def masked_scaling(self) -> MaskedScaling:
+        return MaskedScaling({name: kept[0] for name, kept in self.keep.tensors.items()})
+
     def __str__(self) -> str:
         kept = sum(float(tensor.sum()) for tensor in self.keep.tensors.values())
         return f"known zero mask, {kept / self.keep.parameters():.1%} of the entries kept"
@@ -37,6 +40,9 @@ class Pruned:
 
     def __call__(self, update: Update) -> Update:
         return update.map(self._prune)
+
+    def masked_scaling(self) -> None:
+        return None
 
     def _prune(self, tensor: Tensor) -> Tensor:
         magnitudes = tensor.flatten(1).abs()

@@ -4,36 +4,112 @@ The attacker simulates candidates through this same function, so both sides of a
 agree on what an update is.
 """
 
+from dataclasses import dataclass
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from engine import validate
-from engine.errors import UnsupportedModelError
+from engine.errors import InputError, UnsupportedModelError
 from engine.federation.update import Update
 
 
-def compute_update(
-    model: nn.Module, images: Tensor, labels: Tensor, *, chunk_size: int | None = None
-) -> Update:
-    """Returns the FedSGD updates of ``C`` clients that hold one image each.
+@dataclass(frozen=True)
+class LocalTraining:
+    """What a client does with its images before it shares an update.
 
-    An update is the gradient of the cross-entropy on that one image (batch 1) with respect to
-    every parameter that requires one, the model being in evaluation mode, as in
+    Attributes:
+        steps: Gradient steps on all of its images together. One is FedSGD: the update is the
+            gradient. More are FedAvg without momentum: the update is the sum of the gradients
+            along the way, which is the change of the weights divided by ``-learning_rate``.
+        learning_rate: Step size; without effect for one step.
+    """
+
+    steps: int = 1
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        validate.count(steps=self.steps)
+        validate.positive(learning_rate=self.learning_rate)
+
+
+FEDSGD: Final = LocalTraining()
+
+
+def compute_update(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    images_per_client: int = 1,
+    training: LocalTraining = FEDSGD,
+    chunk_size: int | None = None,
+) -> Update:
+    """Returns the updates of ``C`` clients that hold ``B`` images each.
+
+    A gradient is that of the mean cross-entropy over a client's images with respect to every
+    parameter that requires one, the model being in evaluation mode, as in
     `Li et al. (2022) <https://arxiv.org/abs/2203.15696>`_.
 
     Args:
-        model: Target model in evaluation mode: images ``(C, ch, H, W)`` to logits ``(C, K)``.
-        images: Private or candidate images, ``(C, ch, H, W)`` in [0, 1].
-        labels: Class indices, ``(C,)``.
-        chunk_size: Clients whose gradients are computed at once; all of them if None. Changes
+        model: Target model in evaluation mode: images ``(N, ch, H, W)`` to logits ``(N, K)``.
+        images: Private or candidate images, every client's next to each other,
+            ``(C * B, ch, H, W)`` in [0, 1].
+        labels: Class indices, ``(C * B,)``.
+        images_per_client: ``B``.
+        training: How a client comes from its images to its update.
+        chunk_size: Clients whose updates are computed at once; all of them if None. Changes
             speed and memory, not results beyond float rounding.
 
     Raises:
+        InputError: If the images do not divide into clients.
         UnsupportedModelError: If the model is in training mode or has nothing to train.
     """
     validate.shape(("C", "ch", "H", "W"), images=images)
     validate.shape(("C",), labels=labels)
+    trainable = trainable_parameters(model)
+    if len(images) % images_per_client:
+        raise InputError(
+            f"Expected a multiple of images_per_client={images_per_client} images, "
+            f"got {len(images)}."
+        )
+
+    def loss(parameters: dict[str, Tensor], some: Tensor, classes: Tensor) -> Tensor:
+        return batch_loss(functional_call(model, parameters, (some,)), classes) / len(classes)
+
+    def client(some: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        weights, total = trainable, None
+        for _ in range(training.steps):
+            step = grad(loss)(weights, some, classes)
+            weights = {k: w - training.learning_rate * step[k] for k, w in weights.items()}
+            total = step if total is None else {k: total[k] + step[k] for k in step}
+        assert total is not None
+        return total
+
+    with torch.no_grad():
+        if len(images) == images_per_client:  # Works for models that vmap does not.
+            return Update({name: t[None] for name, t in client(images, labels).items()})
+        return Update(
+            vmap(client, chunk_size=chunk_size)(
+                images.unflatten(0, (-1, images_per_client)),
+                labels.unflatten(0, (-1, images_per_client)),
+            )
+        )
+
+
+def batch_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the sum of the cross-entropies of logits ``(N, K)``, which clients minimise."""
+    return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters an update has a tensor for, by name.
+
+    Raises:
+        UnsupportedModelError: If there is none, or the model is in training mode.
+    """
     if model.training:
         raise UnsupportedModelError(
             "Expected a target model in evaluation mode, got one in training mode. "
@@ -44,11 +120,4 @@ def compute_update(
         raise UnsupportedModelError(
             "Expected a target model with trainable parameters, got none that requires a gradient."
         )
-
-    def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(model, parameters, (image[None],))
-        return nn.functional.cross_entropy(logits, label[None])
-
-    per_client = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=chunk_size)
-    with torch.no_grad():
-        return Update(per_client(trainable, images, labels))
+    return trainable

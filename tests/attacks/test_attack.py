@@ -105,7 +105,7 @@ def test_the_label_is_inferred_from_the_observed_update(planted, knowledge):
     for rule in ("bias", "row_sum"):
         settings = AttackSettings(label_inference=rule)
 
-        assert prepare_objective(planted, knowledge, settings).label == 2
+        assert prepare_objective(planted, knowledge, settings).labels == (2,)
 
 
 def test_the_posterior_weight_is_the_estimated_variance_over_the_tensors(planted, knowledge):

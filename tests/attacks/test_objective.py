@@ -32,7 +32,7 @@ def planted(request, defense, knowledge, model, head, generator):
     observed = defense(client_update, client=None, rng=None)
     return GradientMatchingObjective(
         observed=observed,
-        label=2,
+        labels=(2,),
         knowledge=knowledge,
         imitate=defense.estimate(observed, head=head, published_code=False),
         distance=request.param,

@@ -1,0 +1,16 @@
+"""Compares candidates' updates with an observed one, without computing them where possible."""
+
+from engine.attacks.matching.chunks import Chunks, affordable
+from engine.attacks.matching.kernels import Kernels
+from engine.attacks.matching.matcher import Matcher, make_matcher
+from engine.attacks.matching.moments import Moments, Observation
+
+__all__ = [
+    "Chunks",
+    "Kernels",
+    "Matcher",
+    "Moments",
+    "Observation",
+    "affordable",
+    "make_matcher",
+]

@@ -1,0 +1,77 @@
+"""Candidates in as large chunks as memory allows, with the same numbers for every size."""
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engine.errors import InfrastructureError
+
+# Candidates a chunk has at least. Below eight, libraries multiply matrices in another order, and
+# a candidate's loss would depend on its company.
+FEWEST = 8
+# Share of the free memory that a chunk may plan for.
+SHARE = 0.5
+
+
+class Chunks:
+    """Splits candidates into chunks; halves them for good when memory does not suffice.
+
+    Args:
+        size: Candidates at once to begin with; at least ``FEWEST`` are computed.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = max(FEWEST, size)
+
+    def map(self, score: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+        """Returns ``score`` of all latents ``(C, d)``, a chunk at a time.
+
+        Raises:
+            InfrastructureError: If even the smallest chunk does not fit.
+        """
+        results: list[Tensor] = []
+        start = 0
+        while start < len(latents):
+            chunk = latents[start : start + self.size]
+            try:
+                results.append(score(_at_least(FEWEST, chunk))[: len(chunk)])
+            except torch.OutOfMemoryError as error:
+                self._halve(error)
+                continue
+            start += len(chunk)
+        return torch.cat(results)
+
+    def _halve(self, error: torch.OutOfMemoryError) -> None:
+        if self.size == FEWEST:
+            raise InfrastructureError(
+                f"Expected memory for {FEWEST} candidates at once, the device has none left: "
+                f"{error}. Use a device with more memory, a smaller target model or generator, or "
+                "fewer trials on one device (compute.gpus_per_trial)."
+            ) from error
+        self.size = max(FEWEST, self.size // 2)
+        torch.cuda.empty_cache()
+
+
+def affordable(bytes_each: int, device: torch.device) -> int:
+    """Returns how many candidates of so many bytes each a device's free memory has room for."""
+    return max(FEWEST, int(SHARE * _free_bytes(device)) // max(1, bytes_each))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch holds in reserve is free too.
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + reserved)
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2**31
+
+
+def _at_least(fewest: int, latents: Tensor) -> Tensor:
+    lacking = fewest - len(latents)
+    if lacking <= 0:
+        return latents
+    return torch.cat([latents, latents[:1].expand(lacking, -1)])

@@ -1,0 +1,206 @@
+"""Convolutions: outer products of output gradients and patches, over output positions."""
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.attacks.matching.moments import Contribution, Target, dot
+from engine.attacks.matching.products import MOVE, contribution
+from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
+from engine.attacks.matching.rules.linear import LinearFactors
+
+# Entries of a weight from which torch is faster called once a candidate than with a group of
+# channels for every candidate.
+LARGE_WEIGHT = 2**16
+
+
+class ConvolutionFactors:
+    """Factors of a weight ``(out, in / groups, kh, kw)``; a Conv1d is a Conv2d of height 1.
+
+    See :class:`engine.attacks.matching.products.Factors`. The patches' inner products are sums of
+    shifted blocks of the *pixels'* inner products: for a kernel of ``kh * kw`` that many times
+    cheaper than from the patches themselves.
+    """
+
+    def __init__(
+        self, layer: nn.Conv1d | nn.Conv2d, inputs: Tensor, deltas: Tensor, candidates: int
+    ) -> None:
+        flat = isinstance(layer, nn.Conv1d)
+        if flat:
+            inputs, deltas = inputs.unsqueeze(2), deltas.unsqueeze(2)
+        before = (0,) * flat
+        self._kernel = (1,) * flat + tuple(layer.kernel_size)
+        self._stride = (1,) * flat + tuple(layer.stride)
+        self._dilation = (1,) * flat + tuple(layer.dilation)
+        self._maps, self._padding = _pad(layer, inputs, before)
+        self._shape = layer.weight.shape
+        self._weight = layer.weight.unsqueeze(2) if flat else layer.weight
+        self._candidates, self.groups = candidates, layer.groups
+        self._out = tuple(deltas.shape[2:])
+        self.deltas = _join_examples(deltas.flatten(2), candidates)
+        self._deltas = deltas
+        channels = inputs.shape[1] // self.groups
+        self.columns = channels * prod(self._kernel)
+        pixels = self._maps[0, 0].numel() * (len(inputs) // candidates)
+        self.input_gram_cost = self.groups * pixels**2 * (channels + MOVE * sum(self._kernel))
+
+    def gradients(self, candidates: slice) -> Tensor:
+        maps = by_candidate(self._maps, self._candidates)[candidates]
+        deltas = by_candidate(self._deltas, self._candidates)[candidates]
+        if maps.device.type != "cpu":
+            together = self.deltas[candidates].unflatten(1, (self.groups, -1))
+            return (together @ self._patches(maps).mT).view(-1, *self._shape)
+        if self._weight.numel() > LARGE_WEIGHT:
+            each = [self._backward(*pair, 1) for pair in zip(maps, deltas, strict=True)]
+            return torch.stack(each).view(-1, *self._shape)
+        # One convolution with a group of channels for every candidate.
+        return self._backward(
+            maps.transpose(0, 1).flatten(1, 2), deltas.transpose(0, 1).flatten(1, 2), len(maps)
+        ).view(-1, *self._shape)
+
+    def _backward(self, maps: Tensor, deltas: Tensor, candidates: int) -> Tensor:
+        """Returns the weight's gradient by torch, summed over the first axis."""
+        weight = self._weight.expand(candidates, *self._weight.shape).flatten(0, 1)
+        found: Tensor = torch.ops.aten.convolution_backward(
+            deltas,
+            maps,
+            weight,
+            None,
+            self._stride,
+            self._padding,
+            self._dilation,
+            False,
+            [0, 0],
+            self.groups * candidates,
+            [False, True, False],
+        )[1]
+        return found
+
+    def inputs(self) -> Tensor:
+        return self._patches(by_candidate(self._maps, self._candidates))[:, 0]
+
+    def _patches(self, maps: Tensor) -> Tensor:
+        """Returns the patches ``(C, groups, columns, P)`` of maps ``(C, B, in, high, wide)``."""
+        high, wide = self._padding
+        padded = functional.pad(maps.flatten(0, 1), (wide, wide, high, high))
+        # A view of every patch, copied once; functional.unfold goes from example to example.
+        steps = padded.stride()
+        patches = padded.as_strided(
+            (*padded.shape[:2], *self._kernel, *self._out),
+            (
+                *steps[:2],
+                *(
+                    step * dilation
+                    for step, dilation in zip(steps[2:], self._dilation, strict=True)
+                ),
+                *(step * stride for step, stride in zip(steps[2:], self._stride, strict=True)),
+            ),
+        )
+        joined = _join_examples(patches.reshape(len(padded), -1, prod(self._out)), len(maps))
+        return joined.unflatten(1, (self.groups, -1))
+
+    def input_gram(self) -> Tensor:
+        examples = len(self._maps) // self._candidates
+        size = self._maps.shape[2:]
+        pixels = _join_examples(self._maps.flatten(2), self._candidates)
+        pixels = pixels.unflatten(1, (self.groups, -1))
+        gram = (pixels.mT @ pixels).view(-1, examples, *size, examples, *size)
+        high, wide = self._padding
+        gram = functional.pad(gram, (wide, wide, high, high, 0, 0, wide, wide, high, high))
+        # Shifts along the width do not depend on those along the height: first one, then the other.
+        for axis in (1, 0):
+            gram = self._sum_shifted(gram, axis)
+        positions = self.deltas.shape[2]
+        return gram.reshape(self._candidates, self.groups, positions, positions)
+
+    def _sum_shifted(self, gram: Tensor, axis: int) -> Tensor:
+        """Sums blocks of ``(n, B, high, wide, B, high, wide)`` shifted along one image axis."""
+        dilation, stride = self._dilation[axis], self._stride[axis]
+        length = stride * (self._out[axis] - 1) + 1
+        blocks = [
+            gram[_at(2 + axis, shift)][_at(5 + axis, shift)]
+            for shift in (
+                slice(offset * dilation, offset * dilation + length, stride)
+                for offset in range(self._kernel[axis])
+            )
+        ]
+        return blocks[0] if len(blocks) == 1 else sum(blocks[1:], start=blocks[0])
+
+    def inner(self, values: Tensor) -> Tensor:
+        if values.ndim == 3:
+            values = values.unsqueeze(2)
+        outputs = functional.conv2d(
+            self._maps,
+            values,
+            stride=self._stride,
+            padding=self._padding,
+            dilation=self._dilation,
+            groups=self.groups,
+        )
+        return dot(self._deltas, outputs).view(self._candidates, -1).sum(1)
+
+
+def _at(axis: int, index: slice) -> tuple[slice, ...]:
+    return (slice(None),) * axis + (index,)
+
+
+def _pad(
+    layer: nn.Conv1d | nn.Conv2d, inputs: Tensor, before: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Returns the maps and the zero padding that is left to do on both sides of them."""
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        return inputs, before + tuple(layer.padding)
+    # torch's own list of amounts per side, which covers padding="same" and the other modes.
+    amounts = list(layer._reversed_padding_repeated_twice)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    if before:
+        return functional.pad(inputs.squeeze(2), amounts, mode=mode).unsqueeze(2), (0, 0)
+    return functional.pad(inputs, amounts, mode=mode), (0, 0)
+
+
+def _join_examples(tensor: Tensor, candidates: int) -> Tensor:
+    """Returns ``(C, n, B * P)`` of a tensor ``(C * B, n, P)``."""
+    if len(tensor) == candidates:
+        return tensor
+    return by_candidate(tensor, candidates).transpose(1, 2).flatten(2)
+
+
+@rule_for(nn.Conv1d, nn.Conv2d)
+class ConvolutionRule(ProductRule):
+    """Positions are those of the output, and a candidate's examples."""
+
+    def factors(
+        self, layer: nn.Module, inputs: Tensor, deltas: Tensor, candidates: int
+    ) -> ConvolutionFactors:
+        assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+        return ConvolutionFactors(layer, inputs, deltas, candidates)
+
+    def match_weight(
+        self, layer: nn.Module, inputs: Tensor, deltas: Tensor, target: Target, candidates: int
+    ) -> Contribution:
+        assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+        if not _sees_one_pixel(layer, inputs, deltas):
+            return super().match_weight(layer, inputs, deltas, target, candidates)
+        # Only the kernel's centre ever meets a pixel: a linear layer of the channels.
+        centre: tuple[slice | int, ...] = (slice(None), slice(None))
+        centre += tuple(size // 2 for size in layer.kernel_size)
+        mask = None if target.mask is None else target.mask[centre]
+        linear = LinearFactors(inputs.flatten(1), deltas.flatten(1), candidates)
+        return contribution(linear, Target(target.values[centre], mask))
+
+
+def _sees_one_pixel(layer: nn.Conv1d | nn.Conv2d, inputs: Tensor, deltas: Tensor) -> bool:
+    return (
+        layer.groups == 1
+        and inputs[0, 0].numel() == deltas[0, 0].numel() == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and all(
+            2 * padding == dilation * (size - 1)
+            for padding, dilation, size in zip(
+                layer.padding, layer.dilation, layer.kernel_size, strict=True
+            )
+        )
+    )

@@ -1,0 +1,42 @@
+"""Linear layers: outer products over examples and whatever axes precede the features."""
+
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from engine.attacks.matching.moments import dot
+from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
+
+
+class LinearFactors:
+    """Factors of a weight ``(out, in)``; see :class:`engine.attacks.matching.products.Factors`."""
+
+    groups = 1
+
+    def __init__(self, inputs: Tensor, deltas: Tensor, candidates: int) -> None:
+        self._inputs = by_candidate(inputs, candidates).flatten(1, -2)
+        self.deltas = by_candidate(deltas, candidates).flatten(1, -2).mT
+        self.columns = inputs.shape[-1]
+        self.input_gram_cost = self.deltas.shape[2] ** 2 * self.columns
+
+    def gradients(self, candidates: slice) -> Tensor:
+        return self.deltas[candidates] @ self._inputs[candidates]
+
+    def inputs(self) -> Tensor:
+        return self._inputs.mT
+
+    def input_gram(self) -> Tensor:
+        return (self._inputs @ self._inputs.mT)[:, None]
+
+    def inner(self, values: Tensor) -> Tensor:
+        return dot(self.deltas.mT, self._inputs @ values.T)
+
+
+@rule_for(nn.Linear, NonDynamicallyQuantizableLinear)
+class LinearRule(ProductRule):
+    """Positions are all axes but the last, and a candidate's examples."""
+
+    def factors(
+        self, layer: nn.Module, inputs: Tensor, deltas: Tensor, candidates: int
+    ) -> LinearFactors:
+        del layer
+        return LinearFactors(inputs, deltas, candidates)

@@ -1,0 +1,106 @@
+"""Layer inputs and output gradients of one batched pass, as the kernels need them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Called during the backward pass: layer, its input, the gradient of its output.
+OnGradient = Callable[[nn.Module, Tensor, Tensor], None]
+
+
+class Tape:
+    """Reports, at chosen layers of a model, inputs and output gradients.
+
+    Args:
+        model: A model none of whose parameters asks for a gradient, so that a backward pass
+            computes gradients of activations alone; see :func:`frozen_copy`.
+        layers: Whether a layer is reported.
+    """
+
+    def __init__(self, model: nn.Module, layers: Callable[[nn.Module], bool]) -> None:
+        self._model = model
+        self._on_gradient: OnGradient | None = None
+        for module in model.modules():
+            if layers(module):
+                module.register_forward_hook(self._tap)
+
+    def run(self, inputs: Tensor, loss: Callable[[Tensor], Tensor], report: OnGradient) -> None:
+        """Runs the model forwards and ``loss`` of its output backwards; ``report`` hears of it.
+
+        Raises:
+            RuntimeError: If a later layer changed a reported input in place, or a reported layer
+                has several inputs or outputs.
+        """
+        with torch.enable_grad():
+            with self._recording(report):
+                value = loss(self._model(inputs))
+            value.backward()
+
+    @contextmanager
+    def _recording(self, report: OnGradient) -> Iterator[None]:
+        # The fast path of attention in evaluation mode calls no hooks.
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        self._on_gradient = report
+        try:
+            yield
+        finally:
+            self._on_gradient = None
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    def _tap(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if self._on_gradient is None:
+            return None
+        if len(inputs) != 1 or not isinstance(output, Tensor):
+            raise RuntimeError(f"{type(layer).__name__} has several inputs or outputs")
+        source, report = inputs[0], self._on_gradient
+        version = source._version
+
+        def on_gradient(gradient: Tensor) -> None:
+            if source._version != version:
+                raise RuntimeError(f"an input of {type(layer).__name__} is changed in place")
+            report(layer, source.detach(), gradient)
+
+        anchor = torch.zeros((), device=output.device, requires_grad=True)
+        return _Tap.apply(output, anchor, on_gradient)
+
+
+class _Tap(torch.autograd.Function):
+    """The identity, which reports the gradient that flows back through it.
+
+    Marked as changing its input in place, though it does not: so later in-place layers may
+    overwrite the output, and a gradient arrives even where no earlier layer needs one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, anchor: Tensor, report: Callable[[Tensor], None]) -> Any:
+        del anchor
+        ctx.report = report
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        ctx.report(gradient)
+        return gradient, None, None
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Returns a copy that shares the model's parameters and buffers but asks for no gradient."""
+    shared: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+    }
+    return copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()})
+
+
+def replaced(module: nn.Module, replace: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Returns the module with ``replace`` applied to all its descendants, then to itself."""
+    for name, child in module.named_children():
+        setattr(module, name, replaced(child, replace))
+    return replace(module)
