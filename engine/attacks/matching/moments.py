@@ -104,8 +104,8 @@ class Observation:
         """Returns the moments whose tensors contribute ``parts``."""
         names = list(self.update.tensors)
         return Moments(
-            squared=torch.stack([parts[name].squared for name in names], dim=1),
-            inner=torch.stack([parts[name].inner for name in names], dim=1),
+            squared=torch.stack([parts[name].squared for name in names], dim=1).double(),
+            inner=torch.stack([parts[name].inner for name in names], dim=1).double(),
             target=self.squared,
         )
 
@@ -115,17 +115,12 @@ class Contribution:
     """The moments of one tensor, or of some of its rows; they add up over disjoint rows.
 
     Attributes:
-        squared: ``||g||²``, ``(C,)`` float64.
-        inner: ``<g, t>``, ``(C,)`` float64.
+        squared: ``||g||²``, ``(C,)``.
+        inner: ``<g, t>``, ``(C,)``.
     """
 
     squared: Tensor
     inner: Tensor
-
-    @staticmethod
-    def of(squared: Tensor, inner: Tensor) -> Contribution:
-        """Returns a contribution of values of any precision."""
-        return Contribution(squared.double(), inner.double())
 
     @staticmethod
     def cat(parts: Sequence[Contribution]) -> Contribution:
@@ -145,7 +140,7 @@ def from_entries(entries: Tensor, target: Target) -> Contribution:
     flat, values = entries.flatten(1), target.values.flatten()
     if target.mask is not None:
         flat, values = flat[:, target.kept], target.kept_values
-    return Contribution.of(squares(flat), flat @ values)
+    return Contribution(squares(flat), flat @ values)
 
 
 def at_once(entries: int, device: torch.device) -> int:

@@ -40,6 +40,9 @@ class Factors(Protocol):
     groups: int
     input_gram_cost: int
 
+    def reduced(self, target: Target) -> tuple[Factors, Target]:
+        """Returns factors and target without entries whose gradients are always zero."""
+
     def gradients(self, candidates: slice) -> Tensor:
         """Returns some candidates' gradients, ``(C, *shape of the weight)``."""
 
@@ -55,6 +58,7 @@ class Factors(Protocol):
 
 def contribution(factors: Factors, target: Target) -> Contribution:
     """Returns the weight's contribution in the way that costs least."""
+    factors, target = factors.reduced(target)
     rows, positions = factors.deltas.shape[1:]
     entries = rows * factors.columns
     explicit = entries * (positions + 3 * MOVE)
@@ -63,11 +67,11 @@ def contribution(factors: Factors, target: Target) -> Contribution:
         gram = positions**2 * (rows + 2 * MOVE * factors.groups) + factors.input_gram_cost
         if explicit <= product + gram:
             return _explicit(factors, target)
-        return Contribution.of(gram_norms(factors), factors.inner(target.values))
+        return Contribution(gram_norms(factors), factors.inner(target.values))
     pairs = positions * (positions + 1) // 2
     if factors.groups > 1 or explicit <= product + pairs * (entries + MOVE * factors.columns):
         return _explicit(factors, target)
-    return Contribution.of(masked_norms(factors, target.mask), factors.inner(target.masked_values))
+    return Contribution(masked_norms(factors, target.mask), factors.inner(target.masked_values))
 
 
 def gram_norms(factors: Factors) -> Tensor:

@@ -50,12 +50,6 @@ class ProductRule(Rule):
         """Returns the factors of the weight's gradients."""
         raise NotImplementedError
 
-    def match_weight(
-        self, layer: nn.Module, inputs: Tensor, deltas: Tensor, target: Target, candidates: int
-    ) -> Contribution:
-        """Returns the weight's contribution."""
-        return contribution(self.factors(layer, inputs, deltas, candidates), target)
-
     def gradients(
         self, layer: nn.Module, inputs: Tensor, deltas: Tensor, candidates: int
     ) -> dict[str, Tensor]:
@@ -70,14 +64,11 @@ class ProductRule(Rule):
         targets: Mapping[str, Target],
         candidates: int,
     ) -> dict[str, Contribution]:
-        found = {}
+        factors, found = self.factors(layer, inputs, deltas, candidates), {}
         if "weight" in targets:
-            found["weight"] = self.match_weight(
-                layer, inputs, deltas, targets["weight"], candidates
-            )
+            found["weight"] = contribution(factors, targets["weight"])
         if "bias" in targets:
-            bias = self.factors(layer, inputs, deltas, candidates).deltas.sum(2)
-            found["bias"] = from_entries(bias, targets["bias"])
+            found["bias"] = from_entries(factors.deltas.sum(2), targets["bias"])
         return found
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.attacks.matching.moments import Contribution, Target, dot
-from engine.attacks.matching.products import MOVE, contribution
+from engine.attacks.matching.moments import Target, dot
+from engine.attacks.matching.products import MOVE, Factors
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 from engine.attacks.matching.rules.linear import LinearFactors
 
@@ -35,7 +35,7 @@ class ConvolutionFactors:
         self._stride = (1,) * flat + tuple(layer.stride)
         self._dilation = (1,) * flat + tuple(layer.dilation)
         self._maps, self._padding = _pad(layer, inputs, before)
-        self._shape = layer.weight.shape
+        self._shape, self._centred = layer.weight.shape, _pads_to_size(layer)
         self._weight = layer.weight.unsqueeze(2) if flat else layer.weight
         self._candidates, self.groups = candidates, layer.groups
         self._out = tuple(deltas.shape[2:])
@@ -45,6 +45,17 @@ class ConvolutionFactors:
         self.columns = channels * prod(self._kernel)
         pixels = self._maps[0, 0].numel() * (len(inputs) // candidates)
         self.input_gram_cost = self.groups * pixels**2 * (channels + MOVE * sum(self._kernel))
+
+    def reduced(self, target: Target) -> tuple[Factors, Target]:
+        pixels = self._maps[0, 0].numel()
+        if self.groups > 1 or pixels * prod(self._out) > 1 or not self._centred:
+            return self, target
+        # Only the kernel's centre ever meets a pixel: a linear layer of the channels.
+        centre: tuple[slice | int, ...] = (slice(None), slice(None))
+        centre += tuple(size // 2 for size in self._shape[2:])
+        mask = None if target.mask is None else target.mask[centre]
+        linear = LinearFactors(self._maps.flatten(1), self._deltas.flatten(1), self._candidates)
+        return linear, Target(target.values[centre], mask)
 
     def gradients(self, candidates: slice) -> Tensor:
         maps = by_candidate(self._maps, self._candidates)[candidates]
@@ -177,25 +188,11 @@ class ConvolutionRule(ProductRule):
         assert isinstance(layer, nn.Conv1d | nn.Conv2d)
         return ConvolutionFactors(layer, inputs, deltas, candidates)
 
-    def match_weight(
-        self, layer: nn.Module, inputs: Tensor, deltas: Tensor, target: Target, candidates: int
-    ) -> Contribution:
-        assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-        if not _sees_one_pixel(layer, inputs, deltas):
-            return super().match_weight(layer, inputs, deltas, target, candidates)
-        # Only the kernel's centre ever meets a pixel: a linear layer of the channels.
-        centre: tuple[slice | int, ...] = (slice(None), slice(None))
-        centre += tuple(size // 2 for size in layer.kernel_size)
-        mask = None if target.mask is None else target.mask[centre]
-        linear = LinearFactors(inputs.flatten(1), deltas.flatten(1), candidates)
-        return contribution(linear, Target(target.values[centre], mask))
 
-
-def _sees_one_pixel(layer: nn.Conv1d | nn.Conv2d, inputs: Tensor, deltas: Tensor) -> bool:
+def _pads_to_size(layer: nn.Conv1d | nn.Conv2d) -> bool:
+    """Tells whether the kernel's centre is on the pixel of each output position."""
     return (
-        layer.groups == 1
-        and inputs[0, 0].numel() == deltas[0, 0].numel() == 1
-        and layer.padding_mode == "zeros"
+        layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and all(
             2 * padding == dilation * (size - 1)

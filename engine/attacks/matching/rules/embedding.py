@@ -46,7 +46,7 @@ class EmbeddingRule(Rule):
             return {"weight": from_entries(explicit, target)}
         same = (indices[:, :, None] == indices[:, None]).to(slopes.dtype)
         squared = dot(slopes @ slopes.mT, same)
-        return {"weight": Contribution.of(squared, dot(slopes, target.values[indices]))}
+        return {"weight": Contribution(squared, dot(slopes, target.values[indices]))}
 
 
 def _occurrences(

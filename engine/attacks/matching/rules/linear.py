@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from engine.attacks.matching.moments import dot
+from engine.attacks.matching.moments import Target, dot
+from engine.attacks.matching.products import Factors
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 
 
@@ -17,6 +18,9 @@ class LinearFactors:
         self.deltas = by_candidate(deltas, candidates).flatten(1, -2).mT
         self.columns = inputs.shape[-1]
         self.input_gram_cost = self.deltas.shape[2] ** 2 * self.columns
+
+    def reduced(self, target: Target) -> tuple[Factors, Target]:
+        return self, target
 
     def gradients(self, candidates: slice) -> Tensor:
         return self.deltas[candidates] @ self._inputs[candidates]
