@@ -69,7 +69,11 @@ class Recorder:
         self.folder.save_image(trial, arrays["image"])
         self.folder.save_losses(trial, np.asarray(arrays["losses"]), result["spec"])
         self.folder.append_event(
-            "trial_finished", trial=trial, metrics=to_metrics(dict(result)), trace=result["trace"]
+            "trial_finished",
+            trial=trial,
+            metrics=to_metrics(dict(result)),
+            trace=result["trace"],
+            matching=result["matching"],
         )
         write_json(self.folder.trial_folder(trial) / "result.json", result)
         self.view.finished(trial, result)
@@ -81,13 +85,16 @@ class Recorder:
         self.view.failed(trial, error, trace, first=self.failures == 1)
 
 
-def start_audit(plan: Plan, text: str, parent: Path) -> RunFolder:
+def start_audit(plan: Plan, text: str, parent: Path) -> tuple[RunFolder, Lab]:
     """Checks a plan as a whole and creates its run folder.
+
+    Returns:
+        The run folder, and what the check has built.
 
     Raises:
         AuditError: If anything the plan names is missing or does not fit; nothing is written then.
     """
-    check_plan(plan)
+    lab = check_plan(plan)
     folder = RunFolder.create(parent, plan.name, plan=text, resolved=plan.to_dict())
     provenance = collect_provenance(plan)
     write_json(folder.path / "provenance.json", provenance)
@@ -99,11 +106,11 @@ def start_audit(plan: Plan, text: str, parent: Path) -> RunFolder:
         tags={"leaktune": provenance["leaktune"], "commit": str(provenance["commit"])},
         trials=len(trial_specs(plan)),
     )
-    return folder
+    return folder, lab
 
 
 def run_audit(
-    folder: RunFolder, *, address: str | None, console: Console, resumed: bool = False
+    folder: RunFolder, *, address: str | None, console: Console, lab: Lab | None = None
 ) -> dict[str, Any]:
     """Runs the trials of a run folder that are not finished, then summarises and reports all.
 
@@ -111,7 +118,7 @@ def run_audit(
         folder: From :func:`start_audit`, or one of an interrupted audit.
         address: Ray cluster to use; None for one of this machine's own.
         console: Where progress is shown.
-        resumed: Whether the audit was interrupted before.
+        lab: What :func:`start_audit` has built; None to resume an audit, which is checked again.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -121,8 +128,8 @@ def run_audit(
     """
     plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
     _check_inputs(folder, plan)
-    lab = check_plan(plan)
-    if resumed:
+    if lab is None:
+        lab = check_plan(plan)
         folder.append_event("audit_resumed", done=len(finished_trials(folder, plan)))
     uploader = _start_tracking(folder, plan)
     try:

@@ -1,16 +1,15 @@
 """From a plan to what its trials share: models, images, and the trials themselves."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from engine import assets
+from engine.attacks import prepare_objective
 from engine.attacks.attack import check_settings
 from engine.checkpoints import file_sha256, load_weights, read_tensors
-from engine.defenses import label_defenses
 from engine.errors import InputError, PlanError
-from engine.federation import find_head, make_target_model
+from engine.federation import compute_update, find_head, make_target_model
 from engine.federation.captures import read_capture
 from engine.federation.private_images import PrivateImages, load_private_images
 from engine.generators import Generator, load_generator
@@ -18,7 +17,7 @@ from engine.plan import Plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
-from engine.trial import Lab, TrialSpec
+from engine.trial import Lab, TrialSpec, knowledge_of
 from search_spaces.audit_grid import audit_grid
 
 
@@ -89,7 +88,25 @@ def check_plan(plan: Plan) -> Lab:
             f"Expected a bias in the target model's last layer {lab.head.name!r} for "
             "label_inference: bias, got none. Use label_inference: row_sum."
         )
+    matching_paths(plan, lab)
     return lab
+
+
+def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
+    """Returns how candidates will be compared with observed updates, in words, by defense.
+
+    Seen on the first client's update before its defenses: cheap, and no path depends on more.
+
+    Raises:
+        InputError: If the generator's images are not in [0, 1].
+        UnsupportedModelError: If no update of the target model can be computed.
+    """
+    update = compute_update(lab.model, lab.private.images[:1], lab.private.labels[:1])
+    searches = [spec for spec in trial_specs(plan) if spec.attack == "ggl" and spec.target == 0]
+    return {
+        spec.defense_label: prepare_objective(update, knowledge_of(spec, lab), spec.settings).path
+        for spec in searches
+    }
 
 
 def trial_specs(plan: Plan) -> list[TrialSpec]:
@@ -119,11 +136,6 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
 def _is_captured(plan: Plan, defense: int) -> bool:
     """Whether the captures went through this defense; ``none`` beside it is simulated."""
     return len(plan.defenses) == 1 or plan.defenses[defense][0].name != "none"
-
-
-def defense_labels(plan: Plan) -> Sequence[str]:
-    """Returns the plan's defenses as a reader sees them."""
-    return [label_defenses([part.make() for part in chain]) for chain in plan.defenses]
 
 
 def _check_fit(

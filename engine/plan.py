@@ -105,18 +105,22 @@ class AttackPlan(Strict):
 class ComputePlan(Strict):
     """What the trials may use.
 
-    ``workers`` changes speed alone. Threads and devices also change the rounding of float sums,
-    and through it, after many generations, the path of a search.
+    ``workers`` and ``searches_per_trial`` change speed alone. Threads and devices also change the
+    rounding of float sums, and through it, after many generations, the path of a search.
 
     Attributes:
         workers: Trials at once; as many as the cluster has room for if null.
         cpus_per_trial: Processors, and threads, of one trial.
         gpus_per_trial: GPUs of one trial; 0.25 lets four trials share one. 0 computes on the CPU.
+        searches_per_trial: Searches that one Ray Tune trial carries, generation by generation
+            evaluated together: more where one population does not fill a GPU, or where searches
+            are so short that starting trials shows.
     """
 
     workers: int | None = Field(default=None, ge=1)
     cpus_per_trial: int = Field(default=1, ge=1)
     gpus_per_trial: float = Field(default=0.0, ge=0)
+    searches_per_trial: int = Field(default=4, ge=1)
 
 
 class TrackingPlan(Strict):

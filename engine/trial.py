@@ -1,4 +1,4 @@
-"""One trial: one latent search against one defended update, scored. Knows nothing of Ray or MLflow.
+"""Trials: each a latent search against a defended update, scored. Knows nothing of Ray or MLflow.
 
 Reads as the sentence of the domain: a client computes an update, its defenses turn it into the
 observed update, an attacker with some knowledge searches for the latent that would have caused it,
@@ -6,9 +6,10 @@ and the scoring side says how much of the private image the reconstruction shows
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 
 from engine.attacks import (
     AttackSettings,
+    Evaluation,
     GradientMatchingObjective,
     Progress,
+    Steps,
     ThreatKnowledge,
+    attack_steps,
+    evaluate_together,
     prepare_objective,
-    run_attack,
 )
 from engine.defenses import DEFENSES, ClientContext, Defense, apply_defenses, label_defenses
 from engine.federation import Head, Update, compute_update
@@ -117,7 +121,11 @@ class TrialResult:
             the evaluation classifier's features.
         among: Images the truth was to be told from, itself included.
         trace: Rows of evaluations, best loss and its PSNR along the search.
-        wall_s: Seconds the trial took.
+        wall_s: Seconds the trial took; of what it shared with other trials, its part.
+        matching: How candidates were compared with the observed update, in words; empty where
+            they were not.
+        population: Candidates per generation; 0 where there was none.
+        chunk_size: Those evaluated at once: all, or fewer where memory had no room for them.
         image: The reconstruction, ``(ch, H, W)`` in [0, 1]; private.
         losses: Loss of every candidate in the order evaluated.
     """
@@ -129,11 +137,14 @@ class TrialResult:
     inferred_label: int
     imitation: str
     defense_change: float
+    matching: str
+    population: int
+    chunk_size: int
     metrics: dict[str, float]
     hits: dict[str, float]
     among: int
     trace: list[tuple[int, float, float]] = field(default_factory=list)
-    wall_s: float
+    wall_s: float = 0.0
     image: np.ndarray
     losses: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
 
@@ -146,8 +157,19 @@ class _Found:
     label: int
     loss: float | None = None
     imitation: str = ""
+    matching: str = ""
+    population: int = 0
+    chunk_size: int = 0
     losses: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     nonfinite: int = 0
+    trace: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+class Outcome(NamedTuple):
+    """How a trial ended: with its result, or the exception that ended it."""
+
+    spec: TrialSpec
+    result: TrialResult | Exception
 
 
 def run_trial(
@@ -157,18 +179,130 @@ def run_trial(
     known_losses: np.ndarray | None = None,
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> TrialResult:
-    """Attacks one defended update, or runs one control, and scores the outcome."""
+    """Runs one trial; arguments are those of :func:`run_trials`, for this trial alone."""
+    known = {} if known_losses is None else {spec.id: known_losses}
+    [[outcome]] = run_trials(
+        [spec], lab, known_losses=known, on_batch=lambda _, progress: on_batch(progress)
+    )
+    if isinstance(outcome.result, Exception):
+        raise outcome.result
+    return outcome.result
+
+
+def run_trials(
+    specs: Sequence[TrialSpec],
+    lab: Lab,
+    *,
+    known_losses: Mapping[str, np.ndarray] = MappingProxyType({}),
+    on_batch: Callable[[str, Progress], None] = lambda *_: None,
+) -> Iterator[list[Outcome]]:
+    """Runs trials in turn, generation by generation, with their candidates evaluated together.
+
+    Each has the result it would have by itself: a trial that fails does not disturb the others.
+
+    Args:
+        specs: The trials.
+        lab: What they share.
+        known_losses: Losses of interrupted searches by trial id.
+        on_batch: Called with the trial's id after every population.
+
+    Yields:
+        Outcomes as they come, those that come at once together.
+    """
+    running = [
+        _Running(spec, _trial_steps(spec, lab, known_losses.get(spec.id), on_batch))
+        for spec in specs
+    ]
+    while running:
+        over = [Outcome(one.spec, one.outcome) for one in running if one.outcome is not None]
+        if over:
+            yield over
+        running = [one for one in running if one.outcome is None]
+        _step(running)
+
+
+class _Running:
+    """A trial under way.
+
+    Attributes:
+        spec: What it is.
+        wanted: What it needs evaluated next.
+        outcome: How it ended; None while it runs.
+        seconds: Time spent on it.
+    """
+
+    def __init__(
+        self, spec: TrialSpec, steps: Steps[GradientMatchingObjective, TrialResult]
+    ) -> None:
+        self.spec, self._steps = spec, steps
+        self.wanted: Evaluation[GradientMatchingObjective]
+        self.outcome: TrialResult | Exception | None = None
+        self.seconds = 0.0
+        self._advance(lambda: next(steps))
+
+    def answer(self, losses: Tensor | Exception) -> None:
+        """Takes the next step with the losses of what was wanted, or with why there are none."""
+        if isinstance(losses, Exception):
+            error = losses
+            self._advance(lambda: self._steps.throw(error))
+        else:
+            found = losses
+            self._advance(lambda: self._steps.send(found))
+
+    def _advance(self, step: Callable[[], Evaluation[GradientMatchingObjective]]) -> None:
+        started = time.monotonic()
+        try:
+            self.wanted = step()
+        except StopIteration as end:
+            self.outcome = end.value
+        except Exception as error:  # Ends this trial alone.
+            self.outcome = error
+        self.seconds += time.monotonic() - started
+        if isinstance(self.outcome, TrialResult):
+            self.outcome = replace(self.outcome, wall_s=self.seconds)
+
+
+def _step(running: Sequence[_Running]) -> None:
+    """Evaluates what all running trials want, and lets each go on."""
+    if not running:
+        return
     started = time.monotonic()
+    found = _evaluate([trial.wanted for trial in running])
+    seconds = time.monotonic() - started
+    candidates = sum(len(trial.wanted.latents) for trial in running)
+    for trial, losses in zip(running, found, strict=True):
+        trial.seconds += seconds * len(trial.wanted.latents) / candidates
+        trial.answer(losses)
+
+
+def _evaluate(
+    wanted: Sequence[Evaluation[GradientMatchingObjective]],
+) -> Sequence[Tensor | Exception]:
+    """Returns the losses of each; where one cannot be evaluated, the others are nonetheless."""
+    try:
+        return evaluate_together([one.objective for one in wanted], [one.latents for one in wanted])
+    except Exception as error:
+        if len(wanted) == 1:
+            return [error]
+        return [_evaluate([one])[0] for one in wanted]
+
+
+def _trial_steps(
+    spec: TrialSpec,
+    lab: Lab,
+    known_losses: np.ndarray | None,
+    on_batch: Callable[[str, Progress], None],
+) -> Steps[GradientMatchingObjective, TrialResult]:
+    """Attacks one defended update, or runs one control, and scores the outcome."""
     victim = lab.private.donor_of(spec.target) if spec.attack == "shuffled" else spec.target
     observed, change = observe(spec, lab, victim)
-    trace = _Trace(spec, lab, on_batch)
 
     if spec.attack == "oracle":
         found = _project_truth(spec, lab)
     elif spec.attack == "prior_only":
         found = _draw_from_prior(spec, lab, observed)
     else:
-        found = _search(spec, lab, observed, known_losses, trace)
+        found = yield from _search(spec, lab, observed, known_losses, on_batch)
 
     scored, hits, among = score(found.images, lab, target=spec.target)
     label = int(lab.private.labels[spec.target])
@@ -181,11 +315,13 @@ def run_trial(
         inferred_label=found.label,
         imitation=found.imitation,
         defense_change=change,
+        matching=found.matching,
+        population=found.population,
+        chunk_size=found.chunk_size,
         metrics=scored,
         hits=hits,
         among=among,
-        trace=trace.rows,
-        wall_s=time.monotonic() - started,
+        trace=found.trace,
         image=found.images[0].cpu().numpy(),
         losses=found.losses,
     )
@@ -254,10 +390,9 @@ def score(
 class _Trace:
     """Notes loss and PSNR at about ``TRACE_POINTS`` points of a search; scoring side."""
 
-    def __init__(self, spec: TrialSpec, lab: Lab, on_batch: Callable[[Progress], None]) -> None:
+    def __init__(self, spec: TrialSpec, lab: Lab) -> None:
         self.rows: list[tuple[int, float, float]] = []
-        self._on_batch, self._budget = on_batch, spec.budget
-        self._step = max(1, spec.budget // TRACE_POINTS)
+        self._budget, self._step = spec.budget, max(1, spec.budget // TRACE_POINTS)
         self._truth = lab.private.images[spec.target, None]
         self._next = 1
 
@@ -269,28 +404,41 @@ class _Trace:
             image = objective.generate(progress.best_latent)
             value = float(metrics.psnr(image, self._truth))
             self.rows.append((progress.evaluations, progress.best_loss, value))
-        self._on_batch(progress)
 
 
 def _search(
-    spec: TrialSpec, lab: Lab, observed: Update, known_losses: np.ndarray | None, trace: _Trace
-) -> _Found:
+    spec: TrialSpec,
+    lab: Lab,
+    observed: Update,
+    known_losses: np.ndarray | None,
+    on_batch: Callable[[str, Progress], None],
+) -> Steps[GradientMatchingObjective, _Found]:
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
-    found = run_attack(
+    trace = _Trace(spec, lab)
+
+    def note(progress: Progress) -> None:
+        trace.note(progress, objective)
+        on_batch(spec.id, progress)
+
+    found = yield from attack_steps(
         objective,
         spec.settings,
         budget=spec.budget,
         seed=stream_seed(spec.seed, spec.attack, spec.target),
         known_losses=known_losses,
-        on_batch=lambda progress: trace.note(progress, objective),
+        on_batch=note,
     )
     return _Found(
-        found.image,
-        objective.labels[0],
-        found.loss,
-        str(objective.imitate),
-        found.losses,
-        found.nonfinite,
+        images=found.image,
+        label=objective.labels[0],
+        loss=found.loss,
+        imitation=str(objective.imitate),
+        matching=objective.path,
+        population=found.population,
+        chunk_size=found.chunk_size,
+        losses=found.losses,
+        nonfinite=found.nonfinite,
+        trace=trace.rows,
     )
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import time
 
 import numpy as np
 import pytest
@@ -7,11 +8,21 @@ import torch
 
 import engine.trial
 from engine.attacks import AttackSettings
+from engine.defenses.sparsification import KnownMask
 from engine.errors import PlanError
 from engine.federation import compute_update
 from engine.federation.private_images import PrivateImages
 from engine.scoring.evaluation_classifier import EvaluationClassifier
-from engine.trial import ATTACKS, CONTROLS, Lab, TrialSpec, knowledge_of, observe, run_trial
+from engine.trial import (
+    ATTACKS,
+    CONTROLS,
+    Lab,
+    TrialSpec,
+    knowledge_of,
+    observe,
+    run_trial,
+    run_trials,
+)
 from tests.conftest import CLASSES, IMAGE_SHAPE, build, seeded
 
 LABELS = torch.tensor([2, 0, 2, 1])
@@ -62,6 +73,8 @@ def test_the_attack_recovers_a_planted_private_image(lab):
     assert result.metrics["label_accuracy"] == 1.0
     assert result.defense_change == 0
     assert result.imitation == "nothing to imitate"
+    assert result.matching == "kernels"
+    assert (result.population, result.chunk_size) == (14, 14)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -114,6 +127,75 @@ def test_a_resumed_trial_equals_an_uninterrupted_one(lab):
     resumed = run_trial(spec_of(), lab, known_losses=whole.losses[:28])
 
     assert_equal_results(whole, resumed)
+
+
+def several_specs():
+    """Trials of all sorts, with different targets, labels, defenses, searchers and budgets."""
+    noise, pruned = ("gaussian_noise", {"std": 0.01}), ("sparsification", {"percent": 50})
+    kinds = [
+        ("ggl", (("none", {}),), 70),
+        ("random_best", (noise,), 130),
+        ("prior_only", (("none", {}),), 70),
+        ("shuffled", (pruned,), 45),
+        ("oracle", (("none", {}),), 70),
+        ("ggl", (("clipping", {"max_norm": 0.5}), pruned), 70),
+    ]
+    return [
+        dataclasses.replace(
+            spec_of(attack, defense, target=place % 4, budget=budget), id=f"trial{place}"
+        )
+        for place, (attack, defense, budget) in enumerate(kinds)
+    ]
+
+
+def test_trials_run_together_have_the_results_they_have_alone(lab):
+    specs = several_specs()
+
+    together = [outcome for batch in run_trials(specs, lab) for outcome in batch]
+
+    assert sorted(outcome.spec.id for outcome in together) == [spec.id for spec in specs]
+    matchings = {outcome.spec.id: outcome.result.matching for outcome in together}
+    assert matchings["trial0"] == matchings["trial3"] == "kernels"
+    assert matchings["trial5"].startswith("one update a candidate")
+    for outcome in together:
+        assert_equal_results(outcome.result, run_trial(outcome.spec, lab))
+
+
+def test_trials_run_together_resume_and_report_each_by_its_own_name(lab):
+    specs, seen = several_specs()[:2], []
+    known = {specs[1].id: run_trial(specs[1], lab).losses[:64]}
+
+    batches = run_trials(specs, lab, known_losses=known, on_batch=lambda *news: seen.append(news))
+    results = {outcome.spec.id: outcome.result for batch in batches for outcome in batch}
+
+    assert_equal_results(results[specs[1].id], run_trial(specs[1], lab))
+    assert [p.evaluations for name, p in seen if name == specs[0].id] == [14, 28, 42, 56, 70]
+    assert [p.evaluations for name, p in seen if name == specs[1].id] == [64, 128, 130]
+
+
+def test_a_trial_that_fails_leaves_those_beside_it_alone(lab, monkeypatch):
+    def fail(*_):
+        raise ValueError("this defense cannot be imitated")
+
+    specs = several_specs()
+    monkeypatch.setattr(KnownMask, "masked_scaling", lambda _: None)
+    monkeypatch.setattr(KnownMask, "__call__", fail)
+
+    outcomes = {o.spec.id: o.result for batch in run_trials(specs, lab) for o in batch}
+
+    failed = [name for name, result in outcomes.items() if isinstance(result, ValueError)]
+    assert failed == ["trial3", "trial5"]
+    assert_equal_results(outcomes["trial0"], run_trial(specs[0], lab))
+    with pytest.raises(ValueError, match="cannot be imitated"):
+        run_trial(specs[3], lab)
+
+
+def test_what_trials_share_is_counted_once(lab):
+    started = time.monotonic()
+    results = [o.result for batch in run_trials(several_specs(), lab) for o in batch]
+    wall = time.monotonic() - started
+
+    assert sum(result.wall_s for result in results) <= wall
 
 
 def test_progress_is_passed_on(lab):

@@ -4,22 +4,28 @@ from engine.attacks.attack import (
     PRESETS,
     AttackSettings,
     Reconstruction,
+    attack_steps,
     prepare_objective,
     run_attack,
 )
 from engine.attacks.knowledge import ThreatKnowledge
-from engine.attacks.objective import GradientMatchingObjective
-from engine.attacks.search import Progress, SearchResult, run_search
+from engine.attacks.objective import GradientMatchingObjective, evaluate_together
+from engine.attacks.search import Evaluation, Progress, SearchResult, Steps, run_search, run_steps
 
 __all__ = [
     "PRESETS",
     "AttackSettings",
+    "Evaluation",
     "GradientMatchingObjective",
     "Progress",
     "Reconstruction",
     "SearchResult",
+    "Steps",
     "ThreatKnowledge",
+    "attack_steps",
+    "evaluate_together",
     "prepare_objective",
     "run_attack",
     "run_search",
+    "run_steps",
 ]

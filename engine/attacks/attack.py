@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,7 @@ from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.labels import LABEL_INFERENCES
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
-from engine.attacks.search import Progress, run_search
+from engine.attacks.search import Progress, Steps, run_steps, search_steps
 from engine.attacks.searchers import make_searcher
 from engine.defenses.base import Imitation, estimate_imitations
 from engine.errors import InputError, PlanError
@@ -117,6 +117,8 @@ class Reconstruction:
         loss: Matching loss of the best latent.
         losses: Loss of every candidate in the order evaluated, ``(evaluations,)``.
         nonfinite: Candidates whose loss was not finite.
+        population: Candidates per generation.
+        chunk_size: Those evaluated at once: all, or fewer where memory had no room for them.
     """
 
     image: Tensor
@@ -124,6 +126,8 @@ class Reconstruction:
     loss: float
     losses: np.ndarray
     nonfinite: int
+    population: int
+    chunk_size: int
 
 
 def prepare_objective(
@@ -147,7 +151,7 @@ def prepare_objective(
     )
 
 
-def run_attack(
+def attack_steps(
     objective: GradientMatchingObjective,
     settings: AttackSettings,
     *,
@@ -155,7 +159,7 @@ def run_attack(
     seed: int,
     known_losses: np.ndarray | None = None,
     on_batch: Callable[[Progress], None] = lambda _: None,
-) -> Reconstruction:
+) -> Steps[GradientMatchingObjective, Reconstruction]:
     """Rebuilds the private image behind one observed update.
 
     Args:
@@ -163,7 +167,7 @@ def run_attack(
         settings: How to search it.
         budget: Candidate evaluations to spend.
         seed: Root of the searcher's randomness.
-        known_losses: Losses of the same attack interrupted, see :func:`run_search`.
+        known_losses: Losses of the same attack interrupted, see :func:`search_steps`.
         on_batch: Called after every population.
 
     Raises:
@@ -177,12 +181,13 @@ def run_attack(
         seed=stream_seed(seed, "searcher"),
         **settings.searcher_settings,
     )
-    result = run_search(
+    population = min(searcher.preferred_population, budget)
+    result = yield from search_steps(
         objective,
         searcher,
         make_space(settings.space, latent_dim),
         budget=budget,
-        population=searcher.preferred_population,
+        population=population,
         known_losses=known_losses,
         device=next(iter(objective.observed.tensors.values())).device,
         on_batch=on_batch,
@@ -198,7 +203,16 @@ def run_attack(
         loss=result.loss,
         losses=result.losses,
         nonfinite=result.nonfinite,
+        population=population,
+        chunk_size=min(population, objective.chunks.size),
     )
+
+
+def run_attack(
+    objective: GradientMatchingObjective, settings: AttackSettings, **arguments: Any
+) -> Reconstruction:
+    """Takes all steps of one attack; arguments are those of :func:`attack_steps`."""
+    return run_steps(attack_steps(objective, settings, **arguments))
 
 
 def check_settings(settings: AttackSettings, *, latent_dim: int, budget: int) -> None:

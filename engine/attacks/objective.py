@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,14 @@ from engine import validate
 from engine.attacks import regularisers
 from engine.attacks.distances import Distance
 from engine.attacks.knowledge import ThreatKnowledge
-from engine.attacks.matching import Chunks, Matcher, Moments, Observation, affordable, make_matcher
+from engine.attacks.matching import (
+    Chunks,
+    Matcher,
+    Moments,
+    Observation,
+    at_least_fewest,
+    make_matcher,
+)
 from engine.defenses.base import Imitation
 from engine.errors import InputError
 from engine.federation.update import Update
@@ -62,7 +70,7 @@ class GradientMatchingObjective:
     def __call__(self, latents: Tensor) -> Tensor:
         """Returns losses ``(C,)`` for latents ``(C, d)``; lower is better."""
         validate.shape(("C", "d"), latents=latents)
-        return self.chunks.map(lambda some: evaluate_together([self], [some])[0], latents)
+        return evaluate_together([self], [latents])[0]
 
     @torch.no_grad()
     def generate(self, latents: Tensor) -> Tensor:
@@ -84,11 +92,9 @@ class GradientMatchingObjective:
     @cached_property
     def chunks(self) -> Chunks:
         """How many candidates are computed at once."""
-        size = self.chunk_size
-        if size is None:
-            each = self.matcher.bytes_per_candidate(updates=self.why_updates != "")
-            size = affordable(each, self._device)
-        return Chunks(size)
+        if self.chunk_size is None:
+            return self.matcher.chunks(updates=self.why_updates != "")
+        return Chunks(self.chunk_size)
 
     @cached_property
     def why_updates(self) -> str:
@@ -140,10 +146,11 @@ class GradientMatchingObjective:
         near = (distances < CANCELLATION * self.distance.magnitude(moments)).nonzero().flatten()
         if not len(near):
             return distances
-        by_candidate = images.unflatten(0, (len(latents), -1))
-        return distances.index_copy(
-            0, near, self._between_updates(by_candidate[near].flatten(0, 1), latents[near]).double()
+        enough = at_least_fewest(near)
+        again = self._between_updates(
+            images.unflatten(0, (len(latents), -1))[enough].flatten(0, 1), latents[enough]
         )
+        return distances.index_copy(0, near, again[: len(near)].double())
 
     def _between_updates(self, images: Tensor, latents: Tensor) -> Tensor:
         candidates = self.matcher.updates(images, self._labels(latents))
@@ -154,32 +161,72 @@ class GradientMatchingObjective:
 def evaluate_together(
     objectives: Sequence[GradientMatchingObjective], latents: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Returns each objective's losses of its own latents, all candidates in one pass.
+    """Returns each objective's losses ``(C,)`` of its own latents ``(C, d)``.
+
+    All candidates are one population: generated in one batch and compared in one pass through the
+    target model, as far as memory allows. Losses are those of each objective called alone.
 
     Args:
-        objectives: Objectives of one target model, generator and number of images.
-        latents: For each, latents ``(C, d)``, fewer than fit in memory together.
+        objectives: Objectives of one target model, generator, training and number of images.
+        latents: The latents of each.
     """
+    ends = np.cumsum([len(some) for some in latents])
+    starts = ends - [len(some) for some in latents]
+
+    def score(start: int, stop: int) -> Tensor:
+        parts = [
+            (one, some[max(0, start - first) : max(0, stop - first)])
+            for one, some, first in zip(objectives, latents, starts, strict=True)
+        ]
+        return _score([(one, some) for one, some in parts if len(some)])
+
+    chunks = min((one.chunks for one in objectives), key=lambda chunks: chunks.size)
+    return list(chunks.map(score, int(ends[-1])).split([len(some) for some in latents]))
+
+
+def _score(parts: Sequence[tuple[GradientMatchingObjective, Tensor]]) -> Tensor:
+    """Returns the losses of each objective's latents, joined; none of them is empty."""
+    objectives = [one for one, _ in parts]
+    latents = [at_least_fewest(some) for _, some in parts]
+    distances = _distances(objectives, _generate(objectives, latents), latents)
+    return torch.cat(
+        [
+            distance[: len(some)].to(some.dtype) + one.regulariser_weight * one.regulariser(some)
+            for (one, some), distance in zip(parts, distances, strict=True)
+        ]
+    )
+
+
+def _generate(
+    objectives: Sequence[GradientMatchingObjective], latents: Sequence[Tensor]
+) -> list[Tensor]:
+    """Returns the images of each objective's latents, made in one batch."""
     first = objectives[0]
-    images = torch.cat([one.generate(some) for one, some in zip(objectives, latents, strict=True)])
-    counts = [len(some) for some in latents]
-    apart = images.split([count * len(first.labels) for count in counts])
-    if all(not one.why_updates for one in objectives):
-        moments = first.matcher.moments(
-            images,
-            torch.cat([one._labels(some) for one, some in zip(objectives, latents, strict=True)]),
-            [(one._observation, count) for one, count in zip(objectives, counts, strict=True)],
+    images = first.knowledge.generate(
+        torch.cat(list(latents)).reshape(-1, first.knowledge.latent_dim),
+        torch.cat([one._labels(some) for one, some in zip(objectives, latents, strict=True)]),
+    )
+    return list(images.split([len(some) * len(first.labels) for some in latents]))
+
+
+def _distances(
+    objectives: Sequence[GradientMatchingObjective],
+    images: Sequence[Tensor],
+    latents: Sequence[Tensor],
+) -> list[Tensor]:
+    """Returns each objective's distances: in one pass for all those that moments suffice."""
+    quick = [place for place, one in enumerate(objectives) if not one.why_updates]
+    moments: dict[int, Moments] = {}
+    if quick:
+        found = objectives[0].matcher.moments(
+            torch.cat([images[place] for place in quick]),
+            torch.cat([objectives[place]._labels(latents[place]) for place in quick]),
+            [(objectives[place]._observation, len(latents[place])) for place in quick],
         )
-        distances = [
-            one._of_moments(*parts)
-            for one, *parts in zip(objectives, moments, apart, latents, strict=True)
-        ]
-    else:
-        distances = [
-            one._between_updates(*parts)
-            for one, *parts in zip(objectives, apart, latents, strict=True)
-        ]
+        moments = dict(zip(quick, found, strict=True))
     return [
-        distance.to(some.dtype) + one.regulariser_weight * one.regulariser(some)
-        for one, distance, some in zip(objectives, distances, latents, strict=True)
+        one._of_moments(moments[place], images[place], latents[place])
+        if place in moments
+        else one._between_updates(images[place], latents[place])
+        for place, one in enumerate(objectives)
     ]

@@ -1,7 +1,8 @@
 """One latent search: ask, evaluate, tell, until the budget is spent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,21 @@ from torch import Tensor
 from engine.attacks.searchers.base import Searcher
 from engine.errors import InputError
 from search_spaces.latent import LatentSpace
+
+Objective = TypeVar("Objective", bound=Callable[[Tensor], Tensor])
+Result = TypeVar("Result")
+
+
+class Evaluation(NamedTuple, Generic[Objective]):
+    """Latents ``(C, d)`` that wait for their losses ``(C,)`` by an objective."""
+
+    objective: Objective
+    latents: Tensor
+
+
+# Yields what it needs evaluated and is sent the losses. So several searches can take their steps
+# in turn, and be evaluated together.
+Steps = Generator[Evaluation[Objective], Tensor, Result]
 
 
 @dataclass(frozen=True)
@@ -50,8 +66,19 @@ class SearchResult:
         return int((~np.isfinite(self.losses)).sum())
 
 
-def run_search(
-    objective: Callable[[Tensor], Tensor],
+def run_steps(steps: Steps[Objective, Result]) -> Result:
+    """Takes all steps of one search, each evaluated by itself, and returns its result."""
+    try:
+        wanted = next(steps)
+        while True:
+            wanted = steps.send(wanted.objective(wanted.latents))
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+
+
+def search_steps(
+    objective: Objective,
     searcher: Searcher,
     space: LatentSpace,
     *,
@@ -60,7 +87,7 @@ def run_search(
     known_losses: np.ndarray | None = None,
     device: torch.device | str = "cpu",
     on_batch: Callable[[Progress], None] = lambda _: None,
-) -> SearchResult:
+) -> Steps[Objective, SearchResult]:
     """Minimises ``objective`` over ``space`` with exactly ``budget`` candidate evaluations.
 
     Args:
@@ -92,7 +119,7 @@ def run_search(
         points = searcher.ask(batch.stop - batch.start)
         latents = space.to_latents(torch.from_numpy(points), searcher.view).float().to(device)
         if batch.stop > known:
-            losses[batch] = objective(latents).cpu().numpy()
+            losses[batch] = (yield Evaluation(objective, latents)).cpu().numpy()
         searcher.tell(points, tellable(losses[batch], best_loss))
         spent = batch.stop
 
@@ -102,6 +129,13 @@ def run_search(
             best_latent, best_loss = latents[winner, None], float(finite[winner])
         on_batch(Progress(spent, best_loss, best_latent, losses[:spent]))
     return SearchResult(best_latent, best_loss, losses)
+
+
+def run_search(
+    objective: Callable[[Tensor], Tensor], searcher: Searcher, space: LatentSpace, **arguments: Any
+) -> SearchResult:
+    """Takes all steps of a search; arguments are those of :func:`search_steps`."""
+    return run_steps(search_steps(objective, searcher, space, **arguments))
 
 
 def tellable(losses: np.ndarray, best_loss: float) -> np.ndarray:

@@ -60,12 +60,11 @@ def run(
     plan, text = read_plan(config or DEFAULT_PLAN, overrides or ())
     console = _console()
     if dry_run:
-        check_plan(plan)
-        _print_outline(plan, console)
+        _print_outline(plan, check_plan(plan), console)
         return
-    folder = start_audit(plan, text, output)
+    folder, lab = start_audit(plan, text, output)
     console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
-    summary = run_audit(folder, address=address, console=console)
+    summary = run_audit(folder, address=address, console=console, lab=lab)
     _print_outcome(summary, folder.path, console, time.monotonic() - started)
     _exit(summary)
 
@@ -78,7 +77,7 @@ def resume(run_folder: Run, address: Address = None) -> None:
     started = time.monotonic()
     folder = RunFolder.open(run_folder)
     console = _console()
-    summary = run_audit(folder, address=address, console=console, resumed=True)
+    summary = run_audit(folder, address=address, console=console)
     _print_outcome(summary, folder.path, console, time.monotonic() - started)
     _exit(summary)
 
@@ -89,8 +88,7 @@ def validate(plan_file: Plan, overrides: Overrides = None) -> None:
     from engine.plan import read_plan
 
     plan, _ = read_plan(plan_file, overrides or ())
-    check_plan(plan)
-    _print_outline(plan, Console())
+    _print_outline(plan, check_plan(plan), Console())
 
 
 def report(run_folder: Run, output_format: Format = "text") -> None:
@@ -136,15 +134,15 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=max(console.width, 100))
 
 
-def _print_outline(plan: Any, console: Console) -> None:
-    from engine.lab import defense_labels, trial_specs
+def _print_outline(plan: Any, lab: Any, console: Console) -> None:
+    from engine.lab import matching_paths, trial_specs
 
     specs = trial_specs(plan)
     searches = [spec for spec in specs if spec.attack in ("ggl", "shuffled", "random_best")]
     console.print(f"Plan {plan.name!r} is fine: {len(specs)} trials.", highlight=False)
     console.print(f"  targets    {plan.targets}", highlight=False)
-    for label in defense_labels(plan):
-        console.print(f"  defense    {label}", highlight=False)
+    for label, path in matching_paths(plan, lab).items():
+        console.print(f"  defense    {label}, compared by {path}", highlight=False, soft_wrap=True)
     evaluations = len(searches) * plan.attack.budget
     console.print(
         f"  searches   {len(searches)} of {plan.attack.budget} evaluations, {evaluations} in all",

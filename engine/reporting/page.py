@@ -121,20 +121,36 @@ def _place(fraction: float) -> float:
 def _figures(
     summary: Mapping[str, Any], rows: Sequence[TableRow]
 ) -> Iterator[tuple[TableRow, str, str]]:
-    """Yields each attacked defense with its curves and with what the attacker imitated."""
+    """Yields each attacked defense with its curves and with how the attacker matched."""
     for row in rows:
         curves = curves_of(summary, row)
         if curves:
-            yield row, svg_data_uri(draw_curves(curves)), _imitation_of(summary, row)
+            yield row, svg_data_uri(draw_curves(curves)), _matching_of(summary, row)
 
 
-def _imitation_of(summary: Mapping[str, Any], row: TableRow) -> str:
-    imitations = (
-        trial.get("imitation") or ""
+def _matching_of(summary: Mapping[str, Any], row: TableRow) -> list[str]:
+    """Returns how the attacker compared candidates with the updates, a sentence each."""
+    trials = [
+        trial
         for trial in summary["trials"]
-        if trial["defense"] == row.defense and trial["attack"] == "ggl"
-    )
-    return next(imitations, "")
+        if (trial["defense"], trial["attack"]) == (row.defense, "ggl")
+    ]
+    sentences = [
+        f"The attacker imitates, on the first image: {trial['imitation']}."
+        for trial in trials[:1]
+        if trial.get("imitation")
+    ]
+    paths = dict.fromkeys(trial["matching"] for trial in trials if trial.get("matching"))
+    sentences += [f"Candidates were compared by {path}." for path in paths]
+    chunks = {
+        (trial["chunk_size"], trial["population"])
+        for trial in trials
+        if trial.get("chunk_size", 0) < trial.get("population", 0)
+    }
+    if chunks:
+        size, population = min(chunks)
+        sentences.append(f"Memory had room for {size} of a population of {population} at once.")
+    return sentences
 
 
 def _metrics_of(summary: Mapping[str, Any]) -> dict[str, str]:

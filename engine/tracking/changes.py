@@ -101,6 +101,8 @@ class EventReader:
         self._add_metrics(event, change, event["metrics"], step=trace[-1][0] if trace else 0)
         for evaluations, loss, psnr in trace:
             self._add_metrics(event, change, {"loss": loss, "psnr": psnr}, step=evaluations)
+        if event.get("matching"):
+            change.tags["leaktune.matching"] = cut(event["matching"], MAX_TAG)
         self._running.discard(event["trial"])
         change.set_status("FINISHED", event)
 

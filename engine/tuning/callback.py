@@ -25,28 +25,33 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune started or restarted a trial."""
-        self._listener.started(trial.config["trial"])
+        for name in self._waiting(trial):
+            self._listener.started(name)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A worker reported progress or its outcome."""
-        name = trial.config["trial"]
-        if name in self._over:
-            return
-        if "result" in result:
-            self._over.add(name)
-            self._listener.finished(name, result["result"], result["arrays"])
-        elif "error" in result:
-            self._over.add(name)
-            self._listener.failed(name, result["error"], result["traceback"])
-        elif "evaluations" in result:
-            self._listener.progressed(name, result["evaluations"], result["loss"])
+        """A worker reported progress or outcomes."""
+        for name, news in result.get("news", {}).items():
+            if name not in self._over:
+                self._tell(name, news)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's workers were lost too often."""
-        name = trial.config["trial"]
-        if name not in self._over:
+        for name in self._waiting(trial):
             self._over.add(name)
             error = trial.get_error()
             self._listener.failed(name, f"worker lost: {type(error).__name__}", str(error))
+
+    def _waiting(self, trial: Any) -> list[str]:
+        return [name for name in trial.config["trials"] if name not in self._over]
+
+    def _tell(self, name: str, news: dict[str, Any]) -> None:
+        if "result" in news:
+            self._over.add(name)
+            self._listener.finished(name, news["result"], news["arrays"])
+        elif "error" in news:
+            self._over.add(name)
+            self._listener.failed(name, news["error"], news["traceback"])
+        else:
+            self._listener.progressed(name, news["evaluations"], news["loss"])

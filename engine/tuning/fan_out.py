@@ -1,6 +1,7 @@
-"""Runs every latent search as one Ray Tune trial."""
+"""Runs latent searches as Ray Tune trials, one or several a trial."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -94,7 +95,9 @@ def _reach(address: str | None) -> None:
 
 
 def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> None:
-    """Runs the named trials of a plan as Tune trials and tells ``listener`` of each.
+    """Runs the named trials of a plan in Tune trials and tells ``listener`` of each.
+
+    A Tune trial carries ``plan.compute.searches_per_trial`` of them, in the order given.
 
     Returns when all are done, or earlier when the user interrupts (Tune's own handler of Ctrl-C
     ends the run); which trials finished is what the listener heard.
@@ -112,12 +115,14 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
     _check_resources(plan.compute)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
-            tune.with_parameters(work, plan=plan.to_dict(), folder=str(folder.absolute())),
+            tune.with_parameters(
+                work, plan=json.dumps(plan.to_dict()), folder=str(folder.absolute())
+            ),
             {"cpu": plan.compute.cpus_per_trial, "gpu": plan.compute.gpus_per_trial},
         )
         tuner = tune.Tuner(
             trainable,
-            param_space={"trial": tune.grid_search(list(trials))},
+            param_space={"trials": tune.grid_search(_carried(trials, plan.compute))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=plan.compute.workers, reuse_actors=True
             ),
@@ -135,6 +140,12 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
             raise InfrastructureError(
                 f"Ray Tune failed: {error}\n{traceback.format_exc()}"
             ) from error
+
+
+def _carried(trials: Sequence[str], compute: ComputePlan) -> list[list[str]]:
+    """Returns the trials that each Tune trial carries."""
+    size = compute.searches_per_trial
+    return [list(trials[start : start + size]) for start in range(0, len(trials), size)]
 
 
 def _check_resources(compute: ComputePlan) -> None:

@@ -1,11 +1,11 @@
-"""What a worker does: one trial, its state saved and its progress reported as it goes."""
+"""What a worker does: trials, their state saved and their progress reported as they go."""
 
 import functools
 import json
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +16,41 @@ from engine.attacks import Progress
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
 from engine.run_folder import RunFolder
-from engine.trial import Lab, TrialSpec, run_trial
+from engine.trial import Lab, Outcome, TrialSpec, run_trials
 from engine.trial_record import spec_hash, to_record
 
 REPORT_SECONDS = 1.0
 SAVE_SECONDS = 2.0
 
 
-def work(config: Mapping[str, Any], plan: Mapping[str, Any], folder: str) -> None:
-    """Runs the trial ``config["trial"]`` of a plan; the function Ray Tune calls.
+def work(config: Mapping[str, Any], plan: str, folder: str) -> None:
+    """Runs the trials ``config["trials"]`` of a plan; the function Ray Tune calls.
 
-    An exception of the trial is reported, not raised: the worker stays for the next trial, and the
-    user is shown the traceback.
+    Reports under ``news``, by trial id, progress and outcomes. An exception of a trial is
+    reported, not raised: the worker stays for the next trials, and the user is shown the traceback.
+
+    Args:
+        config: Which trials.
+        plan: The plan as JSON.
+        folder: The run folder.
     """
     from ray import tune
 
     try:
-        spec, lab = prepare(json.dumps(plan), config["trial"])
-        result = run_trial(
-            spec,
-            lab,
-            known_losses=RunFolder(Path(folder)).load_losses(spec.id, spec_hash(spec)),
-            on_batch=_Reporter(spec, RunFolder(Path(folder))),
-        )
+        specs, lab = prepare(plan, config["trials"])
+        reporter = _Reporter(specs, RunFolder(Path(folder)))
+        for outcomes in run_trials(
+            specs, lab, known_losses=reporter.load(), on_batch=reporter.on_batch
+        ):
+            tune.report({"news": {one.spec.id: _news_of(one) for one in outcomes}})
     except Exception as error:  # Shown to the user, counted as failed, never dropped.
-        shown = f"{type(error).__name__}: {error}"
-        tune.report({"error": shown, "traceback": traceback.format_exc()})
-        return
-    record = to_record(spec, result)
-    arrays = {"image": result.image, "losses": result.losses}
-    tune.report({"result": record, "arrays": arrays})
+        tune.report({"news": dict.fromkeys(config["trials"], _news_of_error(error))})
 
 
-def prepare(plan_json: str, trial: str) -> tuple[TrialSpec, Lab]:
-    """Returns a trial's spec and the lab, which a worker builds once and keeps."""
-    specs, lab = _load(plan_json)
-    return specs[trial], lab
+def prepare(plan: str, trials: Sequence[str]) -> tuple[list[TrialSpec], Lab]:
+    """Returns the specs of trials and the lab, which a worker builds once and keeps."""
+    specs, lab = _load(plan)
+    return [specs[trial] for trial in trials], lab
 
 
 @functools.lru_cache(maxsize=2)
@@ -67,27 +66,59 @@ def use_threads(plan: Plan) -> None:
     torch.set_num_threads(plan.compute.cpus_per_trial)
 
 
-class _Reporter:
-    """Saves a search's losses and reports its progress, each at most once in a while."""
+def _news_of(outcome: Outcome) -> dict[str, Any]:
+    result = outcome.result
+    if isinstance(result, Exception):
+        return _news_of_error(result)
+    return {
+        "result": to_record(outcome.spec, result),
+        "arrays": {"image": result.image, "losses": result.losses},
+    }
 
-    def __init__(self, spec: TrialSpec, folder: RunFolder) -> None:
-        self._spec, self._folder = spec, folder
+
+def _news_of_error(error: Exception) -> dict[str, str]:
+    trace = "".join(traceback.format_exception(error))
+    return {"error": f"{type(error).__name__}: {error}", "traceback": trace}
+
+
+class _Reporter:
+    """Saves searches' losses and reports their progress, each at most once in a while."""
+
+    def __init__(self, specs: Sequence[TrialSpec], folder: RunFolder) -> None:
+        self._hashes = {spec.id: spec_hash(spec) for spec in specs}
+        self._folder = folder
+        self._unsaved: dict[str, Progress] = {}
+        self._unreported: dict[str, Progress] = {}
         self._reported = self._saved = time.monotonic()
 
-    def __call__(self, progress: Progress) -> None:
+    def load(self) -> dict[str, np.ndarray]:
+        """Returns the losses of those searches that were interrupted."""
+        saved = {name: self._folder.load_losses(name, own) for name, own in self._hashes.items()}
+        return {name: losses for name, losses in saved.items() if losses is not None}
+
+    def on_batch(self, trial: str, progress: Progress) -> None:
+        """Notes the progress of one search; saves and reports that of all when it is time."""
         from ray import tune
 
+        self._unsaved[trial] = self._unreported[trial] = progress
         now = time.monotonic()
         if now - self._saved >= SAVE_SECONDS:
             self._saved = now
-            self._save(progress.losses)
+            self._save()
         if now - self._reported >= REPORT_SECONDS:
             self._reported = now
-            loss = progress.best_loss if math.isfinite(progress.best_loss) else None
-            tune.report({"evaluations": progress.evaluations, "loss": loss})
+            tune.report({"news": {n: _progress_of(one) for n, one in self._unreported.items()}})
+            self._unreported = {}
 
-    def _save(self, losses: np.ndarray) -> None:
+    def _save(self) -> None:
         # A worker on another machine may not see the run folder: then an unfinished search starts
         # again from its seed, with the same outcome.
         if self._folder.path.is_dir():
-            self._folder.save_losses(self._spec.id, losses.copy(), spec_hash(self._spec))
+            for name, progress in self._unsaved.items():
+                self._folder.save_losses(name, progress.losses.copy(), self._hashes[name])
+        self._unsaved = {}
+
+
+def _progress_of(progress: Progress) -> dict[str, Any]:
+    loss = progress.best_loss if math.isfinite(progress.best_loss) else None
+    return {"evaluations": progress.evaluations, "loss": loss}

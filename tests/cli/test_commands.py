@@ -64,7 +64,7 @@ def test_validating_a_good_plan_outlines_it_and_writes_nothing(leaktune, empty):
 
     assert checked.code == 0
     assert "Plan 'smoke' is fine: 27 trials." in checked.out
-    assert "clipping(max_norm=1)" in checked.out
+    assert "clipping(max_norm=1) + gaussian_noise(std=0.01), compared by kernels" in checked.out
     assert "18 of 120 evaluations, 2160 in all" in checked.out
     assert list(empty.iterdir()) == []
 

@@ -53,6 +53,9 @@ def _trial(defense: str, attack: str, target: int) -> dict:
         "label": 4,
         "inferred_label": 4,
         "imitation": "the largest 10 % of entries kept" if defense != "none" else "",
+        "matching": "kernels" if searches else "",
+        "population": 28 if searches else 0,
+        "chunk_size": 28 if searches else 0,
         "defense_change": 0.314 if defense != "none" else 0.0,
         "among": 100,
         "metrics": {

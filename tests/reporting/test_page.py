@@ -91,6 +91,7 @@ def test_the_curves_of_each_defense_are_on_the_page_with_a_description(summary):
     for trial in summary["trials"]:
         if trial["attack"] == "ggl":
             trial["trace"] = [[1, 0.5, 9.0], [1000, 0.1, 15.0]]
+            trial["chunk_size"] = 28 if trial["defense"] == "none" else 16
 
     page = Page(render_page(summary, None))
 
@@ -98,6 +99,8 @@ def test_the_curves_of_each_defense_are_on_the_page_with_a_description(summary):
     assert len(curves) == 2
     assert sum("between a floor of 10.4 dB and a ceiling" in alt for alt in page.values("alt")) == 1
     assert "The attacker imitates, on the first image: the largest 10 % of entries" in page.text
+    assert page.text.count("Candidates were compared by kernels.") == 2
+    assert page.text.count("Memory had room for 16 of a population of 28 at once.") == 1
     assert "No search left a trace." in Page(render_page({**summary, "trials": []}, None)).text
 
 

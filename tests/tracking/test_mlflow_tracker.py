@@ -101,6 +101,7 @@ def run_trial(folder, trial):
         trial=trial,
         metrics={"psnr": 17.0, "ssim": 0.25, "label_accuracy": None},
         trace=[[20, 0.5, 12.0], [30, 0.375, None], [40, 0.25, 17.0]],
+        matching="kernels",
     )
 
 
@@ -134,6 +135,7 @@ def test_an_audit_becomes_a_parent_run_and_a_child_run_for_every_trial(folder, s
     assert runs["t0"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert runs["t0"].data.params == {"defense": DEFENSE}
     assert runs["t0"].data.metrics == {"loss": 0.25, "psnr": 17.0, "ssim": 0.25}
+    assert runs["t0"].data.tags["leaktune.matching"] == "kernels"
     assert runs["t0"].info.status == "FINISHED"
 
 

@@ -20,8 +20,8 @@ TIMED = ("wall_s", "candidates_per_s")
 
 def audit(plan, parent):
     console = Console(file=io.StringIO(), width=120)
-    folder = start_audit(plan, "text of the plan", parent)
-    summary = run_audit(folder, address=None, console=console)
+    folder, lab = start_audit(plan, "text of the plan", parent)
+    summary = run_audit(folder, address=None, console=console, lab=lab)
     return folder, summary, console.file.getvalue()
 
 
@@ -60,7 +60,7 @@ def test_results_equal_those_of_the_same_trials_run_without_ray_to_the_bit(finis
     plan_json = json.dumps(folder.plan())
 
     for trial in summary["trials"]:
-        spec, lab = prepare(plan_json, trial["id"])
+        [spec], lab = prepare(plan_json, [trial["id"]])
         alone = run_trial(spec, lab)
         assert without_times(to_record(spec, alone)) == without_times(trial)
         np.testing.assert_array_equal(alone.image, folder.load_image(spec.id))
@@ -98,7 +98,7 @@ def test_the_event_log_tells_the_whole_audit(finished):
 def test_an_interrupted_audit_resumes_to_the_same_numbers(finished, tmp_path):
     whole, summary, _ = finished
     plan = make_plan(SMALL, source="test")
-    broken = start_audit(plan, "text of the plan", tmp_path)
+    broken, _ = start_audit(plan, "text of the plan", tmp_path)
     kept = [trial["id"] for trial in summary["trials"]][::2]
     for name in kept:
         (broken.trial_folder(name) / "result.json").write_bytes(
@@ -106,7 +106,7 @@ def test_an_interrupted_audit_resumes_to_the_same_numbers(finished, tmp_path):
         )
         broken.save_image(name, whole.load_image(name))
     started = next(t for t in summary["trials"] if t["id"] not in kept and t["evaluations"])
-    spec, _ = prepare(json.dumps(broken.plan()), started["id"])
+    [spec], _ = prepare(json.dumps(broken.plan()), [started["id"]])
     losses = whole.load_losses(spec.id, spec_hash(spec))
     broken.save_losses(spec.id, losses[:28], spec_hash(spec))
 
@@ -126,16 +126,16 @@ def test_a_failing_trial_is_shown_counted_and_never_taken_for_a_protected_one(
     plan = make_plan(
         SMALL | {"defenses": ["none"], "controls": ["prior_only"], "targets": 1}, source="test"
     )
-    folder = start_audit(plan, "text", tmp_path)
+    folder, lab = start_audit(plan, "text", tmp_path)
     target = folder.path / "trials" / "defense0-ggl-target0"
-    spec, _ = prepare(json.dumps(folder.plan()), target.name)
+    [spec], _ = prepare(json.dumps(folder.plan()), [target.name])
     folder.save_losses(spec.id, np.zeros(71, dtype=np.float32), spec_hash(spec))
 
     console = Console(file=io.StringIO(), width=200)
-    summary = run_audit(folder, address=None, console=console)
+    summary = run_audit(folder, address=None, console=console, lab=lab)
 
     assert [failure["id"] for failure in summary["failed"]] == ["defense0-ggl-target0"]
     assert summary["verdict"]["status"] == "inconclusive"
     shown = console.file.getvalue()
     assert "Trial defense0-ggl-target0 failed" in shown
-    assert re.search(r"Traceback .*run_search", shown, re.DOTALL)
+    assert re.search(r"Traceback .*search_steps", shown, re.DOTALL)

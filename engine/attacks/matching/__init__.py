@@ -1,6 +1,6 @@
 """Compares candidates' updates with an observed one, without computing them where possible."""
 
-from engine.attacks.matching.chunks import Chunks, affordable
+from engine.attacks.matching.chunks import Chunks, at_least_fewest
 from engine.attacks.matching.kernels import Kernels
 from engine.attacks.matching.matcher import Matcher, make_matcher
 from engine.attacks.matching.moments import Moments, Observation
@@ -11,6 +11,6 @@ __all__ = [
     "Matcher",
     "Moments",
     "Observation",
-    "affordable",
+    "at_least_fewest",
     "make_matcher",
 ]

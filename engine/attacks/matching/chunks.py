@@ -18,32 +18,37 @@ SHARE = 0.5
 class Chunks:
     """Splits candidates into chunks; halves them for good when memory does not suffice.
 
+    Attributes:
+        size: Candidates at once, at least ``FEWEST``.
+
     Args:
-        size: Candidates at once to begin with; at least ``FEWEST`` are computed.
+        size: Candidates at once to begin with.
     """
 
     def __init__(self, size: int) -> None:
         self.size = max(FEWEST, size)
 
-    def map(self, score: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
-        """Returns ``score`` of all latents ``(C, d)``, a chunk at a time.
+    def map(self, score: Callable[[int, int], Tensor], candidates: int) -> Tensor:
+        """Returns ``score(start, stop)`` of candidates 0 to ``candidates``, a chunk at a time.
 
         Raises:
             InfrastructureError: If even the smallest chunk does not fit.
         """
         results: list[Tensor] = []
         start = 0
-        while start < len(latents):
-            chunk = latents[start : start + self.size]
+        while start < candidates:
+            stop = min(start + self.size, candidates)
             try:
-                results.append(score(_at_least(FEWEST, chunk))[: len(chunk)])
-            except torch.OutOfMemoryError as error:
+                results.append(score(start, stop))
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
                 self._halve(error)
                 continue
-            start += len(chunk)
+            start = stop
         return torch.cat(results)
 
-    def _halve(self, error: torch.OutOfMemoryError) -> None:
+    def _halve(self, error: RuntimeError) -> None:
         if self.size == FEWEST:
             raise InfrastructureError(
                 f"Expected memory for {FEWEST} candidates at once, the device has none left: "
@@ -70,8 +75,14 @@ def _free_bytes(device: torch.device) -> int:
     return 2**31
 
 
-def _at_least(fewest: int, latents: Tensor) -> Tensor:
-    lacking = fewest - len(latents)
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # The allocator of CPUs raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def at_least_fewest(rows: Tensor) -> Tensor:
+    """Returns rows ``(n, ...)``, the last one repeated until there are ``FEWEST``."""
+    lacking = FEWEST - len(rows)
     if lacking <= 0:
-        return latents
-    return torch.cat([latents, latents[:1].expand(lacking, -1)])
+        return rows
+    return torch.cat([rows, rows[-1:].expand(lacking, *rows.shape[1:])])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from engine.attacks.matching.chunks import Chunks, affordable
 from engine.attacks.matching.kernels import Kernels
 from engine.attacks.matching.moments import Moments, Observation
 from engine.errors import UnsupportedModelError
@@ -44,19 +45,29 @@ class Matcher:
     ) -> None:
         self._model, self._training = model, training
         self.images_per_candidate = images_per_candidate
-        self._parameters = sum(p.numel() for p in trainable_parameters(model).values())
+        parameters = sum(p.numel() for p in trainable_parameters(model).values())
         _check_images(model, image_shape)
         self._kernels, self.why_general = _make_kernels(model, image_shape, training)
         self._vmapped = self._kernels is not None or _vmaps(model, image_shape)
         if not self._vmapped:
             self.why_general += "; one candidate at a time, since torch.func cannot batch it"
-        self._activation_bytes = _activation_bytes(model, image_shape)
+        activation_bytes = _activation_bytes(model, image_shape)
+        self._chunks = {
+            updates: self._chunks_of(parameters if updates else 0, activation_bytes)
+            for updates in (False, True)
+        }
 
-    def bytes_per_candidate(self, *, updates: bool) -> int:
-        """Returns the estimated memory of a candidate, with or without its whole update."""
-        entry = next(self._model.parameters()).element_size()
-        whole = 4 * self._parameters * entry if updates or self._kernels is None else 0
-        return self.images_per_candidate * self._activation_bytes + whole
+    def chunks(self, *, updates: bool) -> Chunks:
+        """Returns the chunks of all candidates compared with, or without, their whole updates."""
+        return self._chunks[updates or self._kernels is None]
+
+    def _chunks_of(self, parameters: int, activation_bytes: int) -> Chunks:
+        parameter = next(self._model.parameters())
+        # An update, its imitation, and what both are made from.
+        each = 4 * parameters * parameter.element_size()
+        return Chunks(
+            affordable(self.images_per_candidate * activation_bytes + each, parameter.device)
+        )
 
     @property
     def has_kernels(self) -> bool:
