@@ -120,7 +120,7 @@ def _place(fraction: float) -> float:
 
 def _figures(
     summary: Mapping[str, Any], rows: Sequence[TableRow]
-) -> Iterator[tuple[TableRow, str, str]]:
+) -> Iterator[tuple[TableRow, str, list[str]]]:
     """Yields each attacked defense with its curves and with how the attacker matched."""
     for row in rows:
         curves = curves_of(summary, row)

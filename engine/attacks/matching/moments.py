@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -50,6 +50,19 @@ class Target:
 
     values: Tensor
     mask: Tensor | None = None
+    _derived: dict[str, Target] = field(default_factory=dict, repr=False)
+
+    def derived(self, name: str, view: Callable[[Tensor], Tensor]) -> Target:
+        """Returns the target of some of the entries, or of all in another order; made once.
+
+        Args:
+            name: What ``view`` does, different for different views.
+            view: A tensor of the parameter's shape to those entries.
+        """
+        if name not in self._derived:
+            mask = None if self.mask is None else view(self.mask).contiguous()
+            self._derived[name] = Target(view(self.values).contiguous(), mask)
+        return self._derived[name]
 
     @cached_property
     def kept(self) -> Tensor:

@@ -16,7 +16,6 @@ from engine.attacks.matching.moments import (
     Target,
     at_once,
     dot,
-    from_entries,
     squares,
 )
 
@@ -43,11 +42,17 @@ class Factors(Protocol):
     def reduced(self, target: Target) -> tuple[Factors, Target]:
         """Returns factors and target without entries whose gradients are always zero."""
 
-    def gradients(self, candidates: slice) -> Tensor:
-        """Returns some candidates' gradients, ``(C, *shape of the weight)``."""
+    def gradients(self) -> Tensor:
+        """Returns all candidates' gradients, ``(C, *shape of the weight)``."""
+
+    def explicit(self, candidates: slice, target: Target) -> Contribution:
+        """Returns some candidates' contribution, from their gradients."""
 
     def inputs(self) -> Tensor:
-        """Returns the inputs, ``(C, columns, P)``, where there is one group."""
+        """Returns the inputs, ``(C, P, columns)``, where there is one group."""
+
+    def mask_by_inputs(self, target: Target) -> Tensor:
+        """Returns the target's mask, ``(rows, columns)``, its columns in the inputs' order."""
 
     def input_gram(self) -> Tensor:
         """Returns all inner products of inputs, ``(C, groups, P, P)``."""
@@ -71,7 +76,9 @@ def contribution(factors: Factors, target: Target) -> Contribution:
     pairs = positions * (positions + 1) // 2
     if factors.groups > 1 or explicit <= product + pairs * (entries + MOVE * factors.columns):
         return _explicit(factors, target)
-    return Contribution(masked_norms(factors, target.mask), factors.inner(target.masked_values))
+    return Contribution(
+        masked_norms(factors, factors.mask_by_inputs(target)), factors.inner(target.masked_values)
+    )
 
 
 def gram_norms(factors: Factors) -> Tensor:
@@ -83,19 +90,16 @@ def gram_norms(factors: Factors) -> Tensor:
 
 
 def masked_norms(factors: Factors, mask: Tensor) -> Tensor:
-    """Returns ``||mask * g||²``, ``(C,)``, for a mask of 0 and 1 and a single group.
+    """Returns ``||mask * g||²``, ``(C,)``, for a mask ``(rows, columns)`` and a single group.
 
     The Gram matrices' sum with the columns weighted by the mask,
     ``sum_pq (delta_p * delta_q)ᵀ mask (a_p * a_q)``, every unordered pair taken once.
     """
-    deltas, inputs = factors.deltas.mT, factors.inputs().mT
+    deltas, inputs = factors.deltas.mT, factors.inputs()
     p, q = torch.triu_indices(*(deltas.shape[1],) * 2, device=deltas.device)
     twice = torch.where(p == q, 1.0, 2.0).to(deltas.dtype)[:, None]
     rows, columns = deltas[:, p] * deltas[:, q] * twice, inputs[:, p] * inputs[:, q]
-    weights = mask.flatten(1)
-    if len(weights) == 1:
-        return dot(rows.sum(2), columns @ weights[0])
-    return dot(rows, columns @ weights.T)
+    return dot(rows, columns @ mask.T)
 
 
 def _explicit(factors: Factors, target: Target) -> Contribution:
@@ -103,7 +107,7 @@ def _explicit(factors: Factors, target: Target) -> Contribution:
     step = at_once(target.values.numel(), factors.deltas.device)
     return Contribution.cat(
         [
-            from_entries(factors.gradients(slice(start, start + step)), target)
+            factors.explicit(slice(start, start + step), target)
             for start in range(0, candidates, step)
         ]
     )

@@ -1,17 +1,26 @@
 """Latent searchers behind one ask/tell protocol, one file a library."""
 
 from engine.attacks.searchers.base import SEARCHERS, Searcher
+from engine.attacks.searchers.cma_searcher import CmaSearcher
 from engine.attacks.searchers.nevergrad_searcher import NevergradSearcher
 from engine.attacks.searchers.random_searcher import RandomSearcher
 
-__all__ = ["SEARCHERS", "NevergradSearcher", "RandomSearcher", "Searcher", "make_searcher"]
+__all__ = [
+    "SEARCHERS",
+    "CmaSearcher",
+    "NevergradSearcher",
+    "RandomSearcher",
+    "Searcher",
+    "make_searcher",
+]
 
 
 def make_searcher(name: str, *, dim: int, budget: int, seed: int, **settings: object) -> Searcher:
     """Builds a searcher from its name, ``family`` or ``family:optimizer``.
 
     Args:
-        name: ``random``, or e.g. ``nevergrad:DiagonalCMA`` with any name of Nevergrad's registry.
+        name: ``random``, ``cma:diagonal``, ``cma:full``, or e.g. ``nevergrad:DiagonalCMA`` with any
+            name of Nevergrad's registry.
         dim: Number of latent coordinates.
         budget: Candidate evaluations the search will spend.
         seed: Seeds everything the searcher draws.

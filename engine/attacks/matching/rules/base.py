@@ -54,7 +54,7 @@ class ProductRule(Rule):
         self, layer: nn.Module, inputs: Tensor, deltas: Tensor, candidates: int
     ) -> dict[str, Tensor]:
         factors = self.factors(layer, inputs, deltas, candidates)
-        return {"weight": factors.gradients(slice(None)), "bias": factors.deltas.sum(2)}
+        return {"weight": factors.gradients(), "bias": factors.deltas.sum(2)}
 
     def contributions(
         self,

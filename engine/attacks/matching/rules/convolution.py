@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.attacks.matching.moments import Target, dot
+from engine.attacks.matching.moments import Contribution, Target, dot, from_entries
 from engine.attacks.matching.products import MOVE, Factors
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 from engine.attacks.matching.rules.linear import LinearFactors
 
+# Entries of a weight, and output positions, up to which torch's own gradient is slower on a CPU
+# than a product with the patches.
+SMALL_WEIGHT, FEW_POSITIONS = 2**13, 32
 # Entries of a weight from which torch is faster called once a candidate than with a group of
 # channels for every candidate.
 LARGE_WEIGHT = 2**16
@@ -53,16 +56,38 @@ class ConvolutionFactors:
         # Only the kernel's centre ever meets a pixel: a linear layer of the channels.
         centre: tuple[slice | int, ...] = (slice(None), slice(None))
         centre += tuple(size // 2 for size in self._shape[2:])
-        mask = None if target.mask is None else target.mask[centre]
         linear = LinearFactors(self._maps.flatten(1), self._deltas.flatten(1), self._candidates)
-        return linear, Target(target.values[centre], mask)
+        return linear, target.derived("centre", lambda tensor: tensor[centre])
 
-    def gradients(self, candidates: slice) -> Tensor:
+    def gradients(self) -> Tensor:
+        if self._by_torch:
+            return self._gradients_by_torch(slice(None))
+        by_patches = self._gradients_by_patches(slice(None))
+        channels = self._weight.shape[1]
+        by_channels = by_patches.unflatten(2, (*self._kernel, channels)).movedim(-1, 2)
+        return by_channels.reshape(-1, *self._shape)
+
+    def explicit(self, candidates: slice, target: Target) -> Contribution:
+        if self._by_torch:
+            return from_entries(self._gradients_by_torch(candidates), target)
+        return from_entries(self._gradients_by_patches(candidates), _by_patches(target))
+
+    @property
+    def _by_torch(self) -> bool:
+        """Whether torch's own gradient is faster than a product with the patches."""
+        small = self._weight.numel() <= SMALL_WEIGHT and self.groups == 1
+        few = self.deltas.shape[2] <= FEW_POSITIONS and self.groups == 1
+        return self._maps.device.type == "cpu" and not small and not few
+
+    def _gradients_by_patches(self, candidates: slice) -> Tensor:
+        """Returns gradients ``(C, out, columns)``, the columns in the patches' order."""
+        deltas = self.deltas[candidates].unflatten(1, (self.groups, -1))
+        maps = by_candidate(self._maps, self._candidates)[candidates]
+        return (deltas @ self._patches(maps)).flatten(1, 2)
+
+    def _gradients_by_torch(self, candidates: slice) -> Tensor:
         maps = by_candidate(self._maps, self._candidates)[candidates]
         deltas = by_candidate(self._deltas, self._candidates)[candidates]
-        if maps.device.type != "cpu":
-            together = self.deltas[candidates].unflatten(1, (self.groups, -1))
-            return (together @ self._patches(maps).mT).view(-1, *self._shape)
         if self._weight.numel() > LARGE_WEIGHT:
             each = [self._backward(*pair, 1) for pair in zip(maps, deltas, strict=True)]
             return torch.stack(each).view(-1, *self._shape)
@@ -92,25 +117,33 @@ class ConvolutionFactors:
     def inputs(self) -> Tensor:
         return self._patches(by_candidate(self._maps, self._candidates))[:, 0]
 
+    def mask_by_inputs(self, target: Target) -> Tensor:
+        mask = _by_patches(target).mask
+        assert mask is not None
+        return mask.flatten(1)
+
     def _patches(self, maps: Tensor) -> Tensor:
-        """Returns the patches ``(C, groups, columns, P)`` of maps ``(C, B, in, high, wide)``."""
+        """Returns the patches ``(C, groups, P, columns)`` of maps ``(C, B, in, high, wide)``.
+
+        A patch has its channels last: so its rows are runs of memory, quickly copied.
+        """
         high, wide = self._padding
         padded = functional.pad(maps.flatten(0, 1), (wide, wide, high, high))
-        # A view of every patch, copied once; functional.unfold goes from example to example.
-        steps = padded.stride()
+        padded = padded.permute(0, 2, 3, 1).contiguous()
+        example, *steps, _ = padded.stride()
+        channels = padded.shape[3] // self.groups
+        # A view of every patch, copied once.
         patches = padded.as_strided(
-            (*padded.shape[:2], *self._kernel, *self._out),
+            (len(padded), self.groups, *self._out, *self._kernel, channels),
             (
-                *steps[:2],
-                *(
-                    step * dilation
-                    for step, dilation in zip(steps[2:], self._dilation, strict=True)
-                ),
-                *(step * stride for step, stride in zip(steps[2:], self._stride, strict=True)),
+                example,
+                channels,
+                *(step * stride for step, stride in zip(steps, self._stride, strict=True)),
+                *(step * apart for step, apart in zip(steps, self._dilation, strict=True)),
+                1,
             ),
-        )
-        joined = _join_examples(patches.reshape(len(padded), -1, prod(self._out)), len(maps))
-        return joined.unflatten(1, (self.groups, -1))
+        ).reshape(len(padded), self.groups, prod(self._out), self.columns)
+        return by_candidate(patches, len(maps)).transpose(1, 2).flatten(2, 3)
 
     def input_gram(self) -> Tensor:
         examples = len(self._maps) // self._candidates
@@ -151,6 +184,11 @@ class ConvolutionFactors:
             groups=self.groups,
         )
         return dot(self._deltas, outputs).view(self._candidates, -1).sum(1)
+
+
+def _by_patches(target: Target) -> Target:
+    """Returns the target with its entries in the patches' order."""
+    return target.derived("channels last", lambda tensor: tensor.movedim(1, -1))
 
 
 def _at(axis: int, index: slice) -> tuple[slice, ...]:

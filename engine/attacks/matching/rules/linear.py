@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from engine.attacks.matching.moments import Target, dot
+from engine.attacks.matching.moments import Contribution, Target, dot, from_entries
 from engine.attacks.matching.products import Factors
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 
@@ -22,11 +22,18 @@ class LinearFactors:
     def reduced(self, target: Target) -> tuple[Factors, Target]:
         return self, target
 
-    def gradients(self, candidates: slice) -> Tensor:
-        return self.deltas[candidates] @ self._inputs[candidates]
+    def gradients(self) -> Tensor:
+        return self.deltas @ self._inputs
+
+    def explicit(self, candidates: slice, target: Target) -> Contribution:
+        return from_entries(self.deltas[candidates] @ self._inputs[candidates], target)
 
     def inputs(self) -> Tensor:
-        return self._inputs.mT
+        return self._inputs
+
+    def mask_by_inputs(self, target: Target) -> Tensor:
+        assert target.mask is not None
+        return target.mask
 
     def input_gram(self) -> Tensor:
         return (self._inputs @ self._inputs.mT)[:, None]
