@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.attacks.matching.moments import Moments
-from engine.federation.update import Update
+from engine.federation.update import Update, entries
 
 # Keeps the direction of an all-zero update at zero instead of undefined.
 EPSILON = 1e-30
@@ -39,7 +39,7 @@ class SquaredL2:
 
     def __call__(self, candidates: Update, observed: Update) -> Tensor:
         parts = [
-            (tensor - observed.tensors[name]).flatten(1).square().sum(1)
+            entries(tensor - observed.tensors[name]).square().sum(1)
             for name, tensor in candidates.tensors.items()
         ]
         return torch.stack(parts).mean(0)
@@ -65,8 +65,8 @@ class Cosine:
         # would underflow for the small updates of a well-trained model.
         parts = [
             (
-                tensor.flatten(1) / own.clamp(min=EPSILON)[:, None]
-                - observed.tensors[name].flatten(1) / other.clamp(min=EPSILON)
+                entries(tensor) / own.clamp(min=EPSILON)[:, None]
+                - entries(observed.tensors[name]) / other.clamp(min=EPSILON)
             )
             .square()
             .sum(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from engine import validate
 from engine.defenses.base import DEFENSES, ClientContext, Imitation, MaskedScaling
 from engine.federation.target_models import Head
-from engine.federation.update import Update
+from engine.federation.update import Update, entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +45,9 @@ class Pruned:
         return None
 
     def _prune(self, tensor: Tensor) -> Tensor:
-        magnitudes = tensor.flatten(1).abs()
+        magnitudes = entries(tensor).abs()
         thresholds = percentile(magnitudes, self.percent)
-        return torch.where(magnitudes < thresholds, 0.0, tensor.flatten(1)).view_as(tensor)
+        return torch.where(magnitudes < thresholds, 0.0, entries(tensor)).view_as(tensor)
 
     def __str__(self) -> str:
         return f"the smallest {self.percent:.1f}% of each tensor pruned again"

@@ -4,6 +4,7 @@ The attacker simulates candidates through this same function, so both sides of a
 agree on what an update is.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,6 +71,7 @@ def compute_update(
     validate.shape(("C", "ch", "H", "W"), images=images)
     validate.shape(("C",), labels=labels)
     trainable = trainable_parameters(model)
+    places = _places(model, trainable)
     if len(images) % images_per_client:
         raise InputError(
             f"Expected a multiple of images_per_client={images_per_client} images, "
@@ -77,7 +79,9 @@ def compute_update(
         )
 
     def loss(parameters: dict[str, Tensor], some: Tensor, classes: Tensor) -> Tensor:
-        return batch_loss(functional_call(model, parameters, (some,)), classes) / len(classes)
+        everywhere = {name: parameters[known] for name, known in places.items()}
+        logits = functional_call(model, everywhere, (some,), tie_weights=False)
+        return batch_loss(logits, classes) / len(classes)
 
     def client(some: Tensor, classes: Tensor) -> dict[str, Tensor]:
         weights, total = trainable, None
@@ -97,6 +101,21 @@ def compute_update(
                 labels.unflatten(0, (-1, images_per_client)),
             )
         )
+
+
+def _places(model: nn.Module, trainable: Collection[str]) -> dict[str, str]:
+    """Returns where parameters are in a model, to the names they have in an update.
+
+    A parameter that several layers share is in all of them. A layer that has several names counts
+    once: torch's own ``tie_weights`` takes it for several, and leaves it with foreign weights.
+    """
+    names = {id(p): name for name, p in model.named_parameters() if name in trainable}
+    return {
+        f"{path}.{key}" if path else key: names[id(p)]
+        for path, module in model.named_modules()
+        for key, p in module.named_parameters(recurse=False, remove_duplicate=False)
+        if id(p) in names
+    }
 
 
 def batch_loss(logits: Tensor, labels: Tensor) -> Tensor:

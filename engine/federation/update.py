@@ -40,7 +40,7 @@ class Update:
 
     def squared_norms(self) -> Tensor:
         """Returns squared L2 norms ``(C, tensors)``, one column a parameter tensor."""
-        columns = [tensor.flatten(1).square().sum(1) for tensor in self.tensors.values()]
+        columns = [entries(tensor).square().sum(1) for tensor in self.tensors.values()]
         return torch.stack(columns, dim=1)
 
     def l2_norms(self) -> Tensor:
@@ -50,3 +50,8 @@ class Update:
     def parameters(self) -> int:
         """Returns the number of entries of one client's update."""
         return sum(tensor[0].numel() for tensor in self.tensors.values())
+
+
+def entries(tensor: Tensor) -> Tensor:
+    """Returns a tensor ``(C, *parameter shape)`` as ``(C, n)``; numbers too have ``n = 1``."""
+    return tensor.reshape(len(tensor), -1)

@@ -113,3 +113,35 @@ def test_refuses_unbatched_images(model, images, labels):
 def test_refuses_unbatched_labels(model, images, labels):
     with pytest.raises(InputError, match=r"labels of shape \(C\), got \(\)"):
         compute_update(model, images[:1], labels[0])
+
+
+class Shared(nn.Module):
+    """One layer under two names, and one weight in two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.again = self.first
+        self.tied = nn.Linear(4, 4, bias=False)
+        self.tied.weight = self.first.weight
+
+    def forward(self, images):
+        return self.tied(self.again(self.first(images.flatten(1)).sin()).cos())
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_shared_layers_and_weights_have_their_summed_gradient_and_stay_as_they_are(clients):
+    model = build(Shared, 0)
+    weights = [(p, p.clone()) for p in model.parameters()]
+    images, labels = torch.rand(clients, 1, 2, 2, generator=seeded(1)), torch.arange(clients)
+
+    update = compute_update(model, images, labels)
+
+    for place in range(clients):
+        loss = nn.functional.cross_entropy(model(images[place, None]), labels[place, None])
+        expected = torch.autograd.grad(loss, list(model.parameters()))
+        for tensor, gradient in zip(update.tensors.values(), expected, strict=True):
+            torch.testing.assert_close(tensor[place], gradient)
+    for p, (before, values) in zip(model.parameters(), weights, strict=True):
+        assert p is before
+        assert torch.equal(p, values)

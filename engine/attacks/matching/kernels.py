@@ -13,7 +13,7 @@ from engine.attacks.matching.moments import (
     Contribution,
     Moments,
     Observation,
-    from_entries,
+    from_gradients,
 )
 from engine.attacks.matching.rules import (
     RULES,
@@ -66,6 +66,8 @@ class Kernels:
         self.names = tuple(trainable.values())
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
         self._places: dict[int, Place] = {}
+        # Kept alive: places are known by the identity of parameters.
+        self._decomposed: dict[nn.Module, nn.Module] = {}
         self._originals = {
             name: trainable[id(p)] for name, p in model.named_parameters() if id(p) in trainable
         }
@@ -144,7 +146,7 @@ class Kernels:
                 sums[place.name] = explicit[key]
                 continue
             total = explicit[key].new_zeros(len(explicit[key]), *shape)
-            total[:, place.rows] = explicit[key]
+            (total[:, place.rows] if shape else total).copy_(explicit[key])
             sums[place.name] = total + sums[place.name] if place.name in sums else total
 
     def own(self, layer: nn.Module) -> dict[str, Place]:
@@ -167,6 +169,8 @@ class Kernels:
         if not decomposes(module):
             return module
         assert isinstance(module, nn.MultiheadAttention)
+        if module in self._decomposed:
+            return self._decomposed[module]
         originals = dict(module.named_parameters())
         decomposed = DecomposedAttention(module)
         parameters = dict(decomposed.named_parameters())
@@ -175,6 +179,9 @@ class Kernels:
             if place is not None:
                 start, stop, _ = rows.indices(place.stop)
                 self._places[id(parameters[key])] = Place(place.name, start, stop)
+        for parameter in originals.values():
+            self._places.pop(id(parameter), None)
+        self._decomposed[module] = decomposed
         return decomposed
 
     def _probe(self, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -238,7 +245,7 @@ class _Pass:
 
     def moments(self) -> Moments:
         shared = {
-            name: from_entries(explicit, self._observation.target(name))
+            name: from_gradients(explicit, self._observation.target(name))
             for name, explicit in self._sums.items()
         }
         return self._observation.collect({**self._parts, **shared})

@@ -139,7 +139,7 @@ def _make_kernels(
         return None, f"weights differ between candidates after the first of {training.steps} steps"
     try:
         return Kernels(model, image_shape), ""
-    except (UnsupportedModelError, RuntimeError, NotImplementedError, TypeError) as error:
+    except (UnsupportedModelError, RuntimeError, TypeError, AttributeError) as error:
         return None, str(error).rstrip(".")
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from engine.federation.update import Update
+from engine.federation.update import Update, entries
 
 # Entries of an intermediate result held at once: on a CPU few enough to stay in its cache.
-CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**28
+CPU_ENTRIES, GPU_ENTRIES = 2**20, 2**28
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ class Contribution:
         return Contribution(self.squared + other.squared, self.inner + other.inner)
 
 
-def from_entries(entries: Tensor, target: Target) -> Contribution:
+def from_gradients(gradients: Tensor, target: Target) -> Contribution:
     """Returns the contribution of explicit gradients ``(C, *parameter shape)``."""
-    flat, values = entries.flatten(1), target.values.flatten()
+    flat, values = entries(gradients), target.values.flatten()
     if target.mask is not None:
         flat, values = flat[:, target.kept], target.kept_values
     return Contribution(squares(flat), flat @ values)
@@ -163,7 +163,7 @@ def at_once(entries: int, device: torch.device) -> int:
 
 def dot(left: Tensor, right: Tensor) -> Tensor:
     """Returns the inner products ``(C,)`` of two tensors ``(C, ...)``."""
-    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+    return torch.linalg.vecdot(entries(left), entries(right))
 
 
 def squares(tensor: Tensor) -> Tensor:

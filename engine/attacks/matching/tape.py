@@ -37,22 +37,13 @@ class Tape:
             RuntimeError: If a later layer changed a reported input in place, or a reported layer
                 has several inputs or outputs.
         """
-        with torch.enable_grad():
-            with self._recording(report):
+        with torch.enable_grad(), _attention_by_layers():
+            self._on_gradient = report
+            try:
                 value = loss(self._model(inputs))
+            finally:
+                self._on_gradient = None
             value.backward()
-
-    @contextmanager
-    def _recording(self, report: OnGradient) -> Iterator[None]:
-        # The fast path of attention in evaluation mode calls no hooks.
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        self._on_gradient = report
-        try:
-            yield
-        finally:
-            self._on_gradient = None
-            torch.backends.mha.set_fastpath_enabled(fast)
 
     def _tap(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         if self._on_gradient is None:
@@ -69,6 +60,17 @@ class Tape:
 
         anchor = torch.zeros((), device=output.device, requires_grad=True)
         return _Tap.apply(output, anchor, on_gradient)
+
+
+@contextmanager
+def _attention_by_layers() -> Iterator[None]:
+    """Keeps attention from its fast path in evaluation mode, which calls no hooks."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Tap(torch.autograd.Function):

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class DecomposedAttention(nn.Module):
@@ -16,6 +17,8 @@ class DecomposedAttention(nn.Module):
         original: Multi-head attention in evaluation mode, with queries, keys and values of one
             width, no extra keys (``add_bias_kv``, ``add_zero_attn``) and the batch first.
     """
+
+    batch_first = True  # Read by torch's own transformer layers.
 
     def __init__(self, original: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -66,9 +69,10 @@ class DecomposedAttention(nn.Module):
             for layer, tokens in ((self.query, query), (self.key, key), (self.value, value))
         )
         causal = is_causal and attn_mask is None
-        seen = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=attn_mask, is_causal=causal
-        )
+        with sdpa_kernel(SDPBackend.MATH):  # The fused ones cannot be differentiated by vmap.
+            seen = functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=attn_mask, is_causal=causal
+            )
         return self.out(seen.transpose(1, 2).flatten(2)), None
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from engine.attacks.matching.moments import Contribution, Target, from_entries
+from engine.attacks.matching.moments import Contribution, Target, from_gradients
 from engine.attacks.matching.products import Factors, contribution
 
 
@@ -37,7 +37,7 @@ class Rule:
     ) -> dict[str, Contribution]:
         """Returns the contributions of the parameters that ``targets`` names."""
         explicit = self.gradients(layer, inputs, deltas, candidates)
-        return {name: from_entries(explicit[name], target) for name, target in targets.items()}
+        return {name: from_gradients(explicit[name], target) for name, target in targets.items()}
 
 
 RULES: Final[dict[type[nn.Module], Rule]] = {}
@@ -68,7 +68,7 @@ class ProductRule(Rule):
         if "weight" in targets:
             found["weight"] = contribution(factors, targets["weight"])
         if "bias" in targets:
-            found["bias"] = from_entries(factors.deltas.sum(2), targets["bias"])
+            found["bias"] = from_gradients(factors.deltas.sum(2), targets["bias"])
         return found
 
 

@@ -21,9 +21,7 @@ class BatchNormRule(Rule):
         mean, variance = layer.running_mean, layer.running_var
         if mean is None or variance is None:
             raise RuntimeError("batch normalisation without running statistics mixes examples")
-        flat, slopes = inputs.flatten(2), deltas.flatten(2)
-        if inputs.ndim == 2:
-            flat, slopes = inputs[:, :, None], deltas[:, :, None]
+        flat, slopes = (some.reshape(*some.shape[:2], -1) for some in (inputs, deltas))
         bias = slopes.sum(2)
         weight = (torch.linalg.vecdot(slopes, flat) - mean * bias) * torch.rsqrt(
             variance + layer.eps

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.attacks.matching.moments import Contribution, Target, dot, from_entries
+from engine.attacks.matching.moments import Contribution, Target, dot, from_gradients
 from engine.attacks.matching.products import MOVE, Factors
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 from engine.attacks.matching.rules.linear import LinearFactors
 
-# Entries of a weight, and output positions, up to which torch's own gradient is slower on a CPU
-# than a product with the patches.
-SMALL_WEIGHT, FEW_POSITIONS = 2**13, 32
+# On a CPU, a product with the patches is faster than torch's own gradient for weights of so few
+# entries or so few output positions, if a row of a patch is a run of memory of at least this.
+SMALL_WEIGHT, FEW_POSITIONS, SHORTEST_RUN = 2**13, 32, 16
 # Entries of a weight from which torch is faster called once a candidate than with a group of
 # channels for every candidate.
 LARGE_WEIGHT = 2**16
@@ -69,15 +69,17 @@ class ConvolutionFactors:
 
     def explicit(self, candidates: slice, target: Target) -> Contribution:
         if self._by_torch:
-            return from_entries(self._gradients_by_torch(candidates), target)
-        return from_entries(self._gradients_by_patches(candidates), _by_patches(target))
+            return from_gradients(self._gradients_by_torch(candidates), target)
+        return from_gradients(self._gradients_by_patches(candidates), _by_patches(target))
 
     @property
     def _by_torch(self) -> bool:
         """Whether torch's own gradient is faster than a product with the patches."""
-        small = self._weight.numel() <= SMALL_WEIGHT and self.groups == 1
-        few = self.deltas.shape[2] <= FEW_POSITIONS and self.groups == 1
-        return self._maps.device.type == "cpu" and not small and not few
+        if self._maps.device.type != "cpu":
+            return False
+        small, few = self._weight.numel() <= SMALL_WEIGHT, self.deltas.shape[2] <= FEW_POSITIONS
+        run = self._maps.shape[1] // self.groups * self._kernel[1]
+        return run < SHORTEST_RUN or not (small or few)
 
     def _gradients_by_patches(self, candidates: slice) -> Tensor:
         """Returns gradients ``(C, out, columns)``, the columns in the patches' order."""
@@ -127,9 +129,7 @@ class ConvolutionFactors:
 
         A patch has its channels last: so its rows are runs of memory, quickly copied.
         """
-        high, wide = self._padding
-        padded = functional.pad(maps.flatten(0, 1), (wide, wide, high, high))
-        padded = padded.permute(0, 2, 3, 1).contiguous()
+        padded = _pad_channels_last(maps.flatten(0, 1), self._padding)
         example, *steps, _ = padded.stride()
         channels = padded.shape[3] // self.groups
         # A view of every patch, copied once.
@@ -189,6 +189,14 @@ class ConvolutionFactors:
 def _by_patches(target: Target) -> Target:
     """Returns the target with its entries in the patches' order."""
     return target.derived("channels last", lambda tensor: tensor.movedim(1, -1))
+
+
+def _pad_channels_last(maps: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """Returns maps ``(n, high, wide, in)`` of maps ``(n, in, high, wide)``, with zeros around."""
+    (high, wide), (rows, columns) = padding, maps.shape[2:]
+    padded = maps.new_zeros(len(maps), rows + 2 * high, columns + 2 * wide, maps.shape[1])
+    padded[:, high : high + rows, wide : wide + columns] = maps.permute(0, 2, 3, 1)
+    return padded
 
 
 def _at(axis: int, index: slice) -> tuple[slice, ...]:

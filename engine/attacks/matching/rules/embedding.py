@@ -9,7 +9,7 @@ from engine.attacks.matching.moments import (
     Contribution,
     Target,
     dot,
-    from_entries,
+    from_gradients,
 )
 from engine.attacks.matching.rules.base import Rule, by_candidate, rule_for
 
@@ -43,7 +43,7 @@ class EmbeddingRule(Rule):
         indices, slopes = _occurrences(layer, inputs, deltas, candidates)
         if target.mask is not None or indices.shape[1] ** 2 >= layer.weight.numel():
             explicit = self.gradients(layer, inputs, deltas, candidates)["weight"]
-            return {"weight": from_entries(explicit, target)}
+            return {"weight": from_gradients(explicit, target)}
         same = (indices[:, :, None] == indices[:, None]).to(slopes.dtype)
         squared = dot(slopes @ slopes.mT, same)
         return {"weight": Contribution(squared, dot(slopes, target.values[indices]))}

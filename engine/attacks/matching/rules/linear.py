@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from engine.attacks.matching.moments import Contribution, Target, dot, from_entries
+from engine.attacks.matching.moments import Contribution, Target, dot, from_gradients
 from engine.attacks.matching.products import Factors
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 
@@ -26,7 +26,7 @@ class LinearFactors:
         return self.deltas @ self._inputs
 
     def explicit(self, candidates: slice, target: Target) -> Contribution:
-        return from_entries(self.deltas[candidates] @ self._inputs[candidates], target)
+        return from_gradients(self.deltas[candidates] @ self._inputs[candidates], target)
 
     def inputs(self) -> Tensor:
         return self._inputs
