@@ -12,6 +12,8 @@ from engine.defenses.sparsification import KnownMask
 from engine.errors import PlanError
 from engine.federation import compute_update
 from engine.federation.private_images import PrivateImages
+from engine.lab import build_lab
+from engine.plan import make_plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.trial import (
     ATTACKS,
@@ -49,6 +51,12 @@ def lab(model, head, generator):
         private=random_images(generator, 0),
         classifier=build(lambda: EvaluationClassifier(image_shape=IMAGE_SHAPE, classes=CLASSES), 4),
     )
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The lab of the default plan: layers of such sizes that the last candidate is as any other."""
+    return build_lab(make_plan({}, source="test"))
 
 
 def spec_of(attack="ggl", defense=(("none", {}),), **changes):
@@ -148,32 +156,34 @@ def several_specs():
     ]
 
 
-def test_trials_run_together_have_the_results_they_have_alone(lab):
+def test_trials_run_together_have_the_results_they_have_alone(embedded):
     specs = several_specs()
 
-    together = [outcome for batch in run_trials(specs, lab) for outcome in batch]
+    together = [outcome for batch in run_trials(specs, embedded) for outcome in batch]
 
     assert sorted(outcome.spec.id for outcome in together) == [spec.id for spec in specs]
     matchings = {outcome.spec.id: outcome.result.matching for outcome in together}
     assert matchings["trial0"] == matchings["trial3"] == "kernels"
     assert matchings["trial5"].startswith("one update a candidate")
     for outcome in together:
-        assert_equal_results(outcome.result, run_trial(outcome.spec, lab))
+        assert_equal_results(outcome.result, run_trial(outcome.spec, embedded))
 
 
-def test_trials_run_together_resume_and_report_each_by_its_own_name(lab):
+def test_trials_run_together_resume_and_report_each_by_its_own_name(embedded):
     specs, seen = several_specs()[:2], []
-    known = {specs[1].id: run_trial(specs[1], lab).losses[:64]}
+    known = {specs[1].id: run_trial(specs[1], embedded).losses[:64]}
 
-    batches = run_trials(specs, lab, known_losses=known, on_batch=lambda *news: seen.append(news))
+    batches = run_trials(
+        specs, embedded, known_losses=known, on_batch=lambda *news: seen.append(news)
+    )
     results = {outcome.spec.id: outcome.result for batch in batches for outcome in batch}
 
-    assert_equal_results(results[specs[1].id], run_trial(specs[1], lab))
-    assert [p.evaluations for name, p in seen if name == specs[0].id] == [14, 28, 42, 56, 70]
+    assert_equal_results(results[specs[1].id], run_trial(specs[1], embedded))
+    assert [p.evaluations for name, p in seen if name == specs[0].id] == [28, 56, 70]
     assert [p.evaluations for name, p in seen if name == specs[1].id] == [64, 128, 130]
 
 
-def test_a_trial_that_fails_leaves_those_beside_it_alone(lab, monkeypatch):
+def test_a_trial_that_fails_leaves_those_beside_it_alone(embedded, monkeypatch):
     def fail(*_):
         raise ValueError("this defense cannot be imitated")
 
@@ -181,18 +191,18 @@ def test_a_trial_that_fails_leaves_those_beside_it_alone(lab, monkeypatch):
     monkeypatch.setattr(KnownMask, "masked_scaling", lambda _: None)
     monkeypatch.setattr(KnownMask, "__call__", fail)
 
-    outcomes = {o.spec.id: o.result for batch in run_trials(specs, lab) for o in batch}
+    outcomes = {o.spec.id: o.result for batch in run_trials(specs, embedded) for o in batch}
 
     failed = [name for name, result in outcomes.items() if isinstance(result, ValueError)]
     assert failed == ["trial3", "trial5"]
-    assert_equal_results(outcomes["trial0"], run_trial(specs[0], lab))
+    assert_equal_results(outcomes["trial0"], run_trial(specs[0], embedded))
     with pytest.raises(ValueError, match="cannot be imitated"):
-        run_trial(specs[3], lab)
+        run_trial(specs[3], embedded)
 
 
-def test_what_trials_share_is_counted_once(lab):
+def test_what_trials_share_is_counted_once(embedded):
     started = time.monotonic()
-    results = [o.result for batch in run_trials(several_specs(), lab) for o in batch]
+    results = [o.result for batch in run_trials(several_specs(), embedded) for o in batch]
     wall = time.monotonic() - started
 
     assert sum(result.wall_s for result in results) <= wall

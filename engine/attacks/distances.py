@@ -1,8 +1,7 @@
 """Distances between candidates' updates and the observed one; lower is closer.
 
-Each has two forms. From moments it needs no update of any candidate, but subtracts numbers of the
-size of its ``magnitude``, whose rounding remains where the distance is far smaller. Between
-updates it subtracts entry by entry, and keeps its precision down to zero.
+Each has two forms: between updates, and from moments, for which no update of a candidate is needed.
+Where the latter subtracts numbers far larger than itself it keeps too few digits, and says so.
 """
 
 from typing import Final, Protocol
@@ -26,8 +25,8 @@ class Distance(Protocol):
     def of_moments(self, moments: Moments) -> Tensor:
         """Returns the same, ``(C,)`` float64."""
 
-    def magnitude(self, moments: Moments) -> Tensor:
-        """Returns the size of the numbers that :meth:`of_moments` subtracts, ``(C,)``."""
+    def subtracted(self, moments: Moments) -> Tensor:
+        """Returns the size of the numbers whose difference :meth:`of_moments` is, ``(C,)``."""
 
 
 class SquaredL2:
@@ -45,10 +44,10 @@ class SquaredL2:
         return torch.stack(parts).mean(0)
 
     def of_moments(self, moments: Moments) -> Tensor:
-        return (moments.squared - 2 * moments.inner + moments.target).mean(1)
+        return moments.gap.mean(1)
 
-    def magnitude(self, moments: Moments) -> Tensor:
-        return (moments.squared + moments.target).mean(1)
+    def subtracted(self, moments: Moments) -> Tensor:
+        return moments.subtracted.mean(1)
 
 
 class Cosine:
@@ -76,13 +75,21 @@ class Cosine:
         return torch.where(nothing, 1.0, torch.stack(parts).sum(0) / 2)
 
     def of_moments(self, moments: Moments) -> Tensor:
-        own = moments.squared.sum(1).clamp(min=0).sqrt()
-        other = moments.target.sum().sqrt()
-        cosine = moments.inner.sum(1) / own.clamp(min=EPSILON) / other.clamp(min=EPSILON)
-        return 1 - cosine
+        own, other, gap = self._parts(moments)
+        nothing = (own <= EPSILON) | (other <= EPSILON)
+        apart = gap - (own - other).square()
+        return torch.where(nothing, 1.0, apart / (2 * own * other).clamp(min=EPSILON**2))
 
-    def magnitude(self, moments: Moments) -> Tensor:
-        return torch.ones_like(moments.squared[:, 0])
+    def subtracted(self, moments: Moments) -> Tensor:
+        own, other, gap = self._parts(moments)
+        # Where lengths differ more than directions: their difference is the rest of the gap.
+        sizes = torch.where((own - other).square() > gap / 2, gap, moments.subtracted.sum(1))
+        return sizes / (2 * own * other).clamp(min=EPSILON**2)
+
+    def _parts(self, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the norms of candidates and of the observed update, and their squared gap."""
+        own = moments.squared.sum(1).clamp(min=0).sqrt()
+        return own, moments.target.sum().sqrt(), moments.gap.sum(1)
 
 
 squared_l2, cosine = SquaredL2(), Cosine()

@@ -13,6 +13,7 @@ from engine.attacks import regularisers
 from engine.attacks.distances import Distance
 from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.matching import (
+    CANCELLATION,
     Chunks,
     Matcher,
     Moments,
@@ -23,10 +24,6 @@ from engine.attacks.matching import (
 from engine.defenses.base import Imitation
 from engine.errors import InputError
 from engine.federation.update import Update
-
-# Below this share of the numbers it is the difference of, a loss from moments keeps too little of
-# their single precision (1e-5 of itself) and is computed again between updates.
-CANCELLATION = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +134,14 @@ class GradientMatchingObjective:
         return torch.tensor(self.labels, device=latents.device).repeat(len(latents))
 
     def _of_moments(self, moments: Moments, images: Tensor, latents: Tensor) -> Tensor:
-        """Returns distances, those too near zero for moments computed between updates."""
+        """Returns distances; between updates where moments leave too few digits of them."""
         form = self.imitate.masked_scaling()
         assert form is not None
         if form.scale is not None:
             moments = moments.scaled(form.scale(moments.squared))
         distances = self.distance.of_moments(moments)
-        near = (distances < CANCELLATION * self.distance.magnitude(moments)).nonzero().flatten()
+        subtracted = self.distance.subtracted(moments)
+        near = (distances < CANCELLATION * subtracted).nonzero().flatten()
         if not len(near):
             return distances
         enough = at_least_fewest(near)

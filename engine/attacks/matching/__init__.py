@@ -3,9 +3,10 @@
 from engine.attacks.matching.chunks import Chunks, at_least_fewest
 from engine.attacks.matching.kernels import Kernels
 from engine.attacks.matching.matcher import Matcher, make_matcher
-from engine.attacks.matching.moments import Moments, Observation
+from engine.attacks.matching.moments import CANCELLATION, Moments, Observation
 
 __all__ = [
+    "CANCELLATION",
     "Chunks",
     "Kernels",
     "Matcher",

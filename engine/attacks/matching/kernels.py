@@ -224,6 +224,7 @@ class _Pass:
         self.rows = rows
         self._kernels, self._observation, self._candidates = kernels, observation, candidates
         self._parts: dict[str, Contribution] = {}
+        self._slack = torch.zeros(candidates, dtype=torch.float64, device=observation.device)
         self._sums: dict[str, Tensor] = {}
 
     def add(self, layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
@@ -235,8 +236,9 @@ class _Pass:
                 key: self._observation.target(place.name, place.start, place.stop)
                 for key, place in once.items()
             }
-            own = rule.contributions(layer, inputs, deltas, targets, self._candidates)
+            own = rule.contributions(layer, inputs, deltas, targets, self._slack)
             for key, place in once.items():
+                self._slack = self._slack + own[key].slack
                 before = self._parts.get(place.name)
                 self._parts[place.name] = own[key] if before is None else before + own[key]
         if again:

@@ -16,6 +16,7 @@ from engine.attacks.matching.moments import (
     Target,
     at_once,
     dot,
+    from_products,
     squares,
 )
 
@@ -51,8 +52,8 @@ class Factors(Protocol):
     def inputs(self) -> Tensor:
         """Returns the inputs, ``(C, P, columns)``, where there is one group."""
 
-    def mask_by_inputs(self, target: Target) -> Tensor:
-        """Returns the target's mask, ``(rows, columns)``, its columns in the inputs' order."""
+    def by_inputs(self, target: Target) -> Target:
+        """Returns the target with the weight's columns in the inputs' order."""
 
     def input_gram(self) -> Tensor:
         """Returns all inner products of inputs, ``(C, groups, P, P)``."""
@@ -61,36 +62,59 @@ class Factors(Protocol):
         """Returns ``<g, values>``, ``(C,)``, for values of the weight's shape."""
 
 
-def contribution(factors: Factors, target: Target) -> Contribution:
-    """Returns the weight's contribution in the way that costs least."""
-    factors, target = factors.reduced(target)
+def contribution(factors: Factors, target: Target, slack: Tensor) -> Contribution:
+    """Returns the weight's contribution in the way that costs least.
+
+    Args:
+        factors: The factors of the candidates' gradients.
+        target: What they are matched to.
+        slack: How large numbers other tensors allow to be subtracted, ``(C,)``.
+    """
+    reduced, met = factors.reduced(target)
+    found = _cheapest(reduced, met, slack)
+    if met is target:
+        return found
+    outside = target.squared - met.squared
+    return Contribution(found.squared, found.gap + outside, found.subtracted)
+
+
+def _cheapest(factors: Factors, target: Target, slack: Tensor) -> Contribution:
     rows, positions = factors.deltas.shape[1:]
     entries = rows * factors.columns
-    explicit = entries * (positions + 3 * MOVE)
-    product = entries * positions
+    explicit, product = entries * (positions + MOVE), entries * positions
+    if positions == 1 and factors.groups == 1:
+        return _outer(factors, factors.by_inputs(target))
     if target.mask is None:
         gram = positions**2 * (rows + 2 * MOVE * factors.groups) + factors.input_gram_cost
         if explicit <= product + gram:
             return _explicit(factors, target)
-        return Contribution(gram_norms(factors), factors.inner(target.values))
-    pairs = positions * (positions + 1) // 2
-    if factors.groups > 1 or explicit <= product + pairs * (entries + MOVE * factors.columns):
-        return _explicit(factors, target)
-    return Contribution(
-        masked_norms(factors, factors.mask_by_inputs(target)), factors.inner(target.masked_values)
+        squared, inner = gram_norms(factors), factors.inner(target.values)
+    else:
+        pairs = positions * (positions + 1) // 2
+        if factors.groups > 1 or explicit <= product + pairs * (entries + MOVE * factors.columns):
+            return _explicit(factors, target)
+        mask = factors.by_inputs(target).mask
+        assert mask is not None
+        squared = masked_norms(factors, mask)
+        inner = factors.inner(target.masked_values)
+    return from_products(
+        squared,
+        inner,
+        target,
+        slack,
+        lambda some: factors.explicit(some, target),
+        _step(factors, target),
     )
 
 
 def gram_norms(factors: Factors) -> Tensor:
     """Returns ``||g||²``, ``(C,)``: ``sum_pq <delta_p, delta_q> <a_p, a_q>``."""
     deltas = factors.deltas.unflatten(1, (factors.groups, -1))
-    if deltas.shape[-1] == 1 and factors.groups == 1:
-        return squares(deltas) * factors.input_gram().flatten()
     return dot(deltas.mT @ deltas, factors.input_gram())
 
 
 def masked_norms(factors: Factors, mask: Tensor) -> Tensor:
-    """Returns ``||mask * g||²``, ``(C,)``, for a mask ``(rows, columns)`` and a single group.
+    """Returns ``||mask * g||²``, ``(C,)``, for a mask with the columns in the inputs' order.
 
     The Gram matrices' sum with the columns weighted by the mask,
     ``sum_pq (delta_p * delta_q)ᵀ mask (a_p * a_q)``, every unordered pair taken once.
@@ -99,15 +123,29 @@ def masked_norms(factors: Factors, mask: Tensor) -> Tensor:
     p, q = torch.triu_indices(*(deltas.shape[1],) * 2, device=deltas.device)
     twice = torch.where(p == q, 1.0, 2.0).to(deltas.dtype)[:, None]
     rows, columns = deltas[:, p] * deltas[:, q] * twice, inputs[:, p] * inputs[:, q]
-    return dot(rows, columns @ mask.T)
+    return dot(rows, columns @ mask.flatten(1).T)
+
+
+def _outer(factors: Factors, target: Target) -> Contribution:
+    """Returns the contribution of single outer products, in double precision: cheap, and exact."""
+    deltas, inputs = factors.deltas[:, :, 0].double(), factors.inputs()[:, 0].double()
+    target = target.derived("double", torch.Tensor.double)
+    if target.mask is None:
+        squared = squares(deltas) * squares(inputs)
+    else:
+        squared = dot(deltas.square(), inputs.square() @ target.mask.flatten(1).T)
+    inner = dot(deltas, inputs @ target.masked_values.flatten(1).T)
+    gap = squared - 2 * inner + target.squared
+    return Contribution(squared, gap, torch.zeros_like(gap))
 
 
 def _explicit(factors: Factors, target: Target) -> Contribution:
-    candidates = len(factors.deltas)
-    step = at_once(target.values.numel(), factors.deltas.device)
+    step = _step(factors, target)
+    starts = range(0, len(factors.deltas), step)
     return Contribution.cat(
-        [
-            factors.explicit(slice(start, start + step), target)
-            for start in range(0, candidates, step)
-        ]
+        [factors.explicit(slice(start, start + step), target) for start in starts]
     )
+
+
+def _step(factors: Factors, target: Target) -> int:
+    return at_once(target.values.numel(), factors.deltas.device)

@@ -47,9 +47,9 @@ def trained_updates(model, images, labels, candidates, *, steps, learning_rate):
 
 
 def moments(gradients, values, mask=None):
-    """Returns ``||m * g||²`` and ``<m * g, t>`` of each row ``g`` for values ``t`` and a mask."""
+    """Returns ``||m * g||²`` and ``||m * g - t||²`` of rows ``g`` for values ``t`` and a mask."""
     kept = gradients if mask is None else gradients * mask
-    rows = [(row.square().sum(), (row * values).sum()) for row in kept]
+    rows = [(row.square().sum(), (row - values).square().sum()) for row in kept]
     return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
 

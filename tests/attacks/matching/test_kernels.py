@@ -226,9 +226,9 @@ def observe(expected, mask="no mask", *, seed=7):
 def assert_moments(found, expected, observation):
     for column, (name, tensor) in enumerate(expected.tensors.items()):
         values, mask = observation.update.tensors[name][0], observation.masks.get(name)
-        squared, inner = oracle.moments(tensor, values, mask)
+        squared, gap = oracle.moments(tensor, values, mask)
         assert_close(found.squared[:, column], squared)
-        torch.testing.assert_close(found.inner[:, column], inner, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(found.gap[:, column], gap, rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(found.target[column], values.square().sum())
 
 
@@ -300,7 +300,7 @@ def test_moments_in_single_precision_are_near_those_in_double(name):
     )
 
     squared = expected.squared_norms()
-    assert found.squared.dtype == found.inner.dtype == found.target.dtype == torch.float64
+    assert found.squared.dtype == found.gap.dtype == found.target.dtype == torch.float64
     torch.testing.assert_close(found.squared, squared, rtol=1e-4, atol=1e-6)
 
 

@@ -29,6 +29,7 @@ from tests.contracts.rule import (
     SingleGroupContract,
     assert_contributes,
     observe,
+    slack_of,
 )
 
 LINEAR = {
@@ -240,7 +241,7 @@ def test_convolutions_of_every_geometry_have_the_moments_of_their_gradients(geom
     assert_close(gram_norms(factors), oracle.moments(run.gradients["weight"], 0)[0])
     for mask in ("no mask", "sparse"):
         observation = observe(run.gradients, mask)
-        found = contribution(factors, observation.target("weight"))
+        found = contribution(factors, observation.target("weight"), slack_of(run.candidates))
         assert_contributes(found, run.gradients, observation, "weight")
 
 
@@ -252,7 +253,9 @@ def test_the_moments_of_linear_layers_of_every_size_are_those_of_their_gradients
     observation = observe(run.gradients, mask)
 
     found = contribution(
-        linear.LinearFactors(*run.arguments[1:], run.candidates), observation.target("weight")
+        linear.LinearFactors(*run.arguments[1:], run.candidates),
+        observation.target("weight"),
+        slack_of(run.candidates),
     )
 
     assert_contributes(found, run.gradients, observation, "weight")
@@ -261,9 +264,11 @@ def test_the_moments_of_linear_layers_of_every_size_are_those_of_their_gradients
 @pytest.mark.parametrize(
     ("positions", "mask", "cheapest"),
     [
-        (1, "no mask", "gram_norms"),
+        (1, "no mask", "_outer"),
+        (2, "no mask", "gram_norms"),
         (500, "no mask", "_explicit"),
-        (1, "dense", "masked_norms"),
+        (1, "dense", "_outer"),
+        (2, "dense", "masked_norms"),
         (500, "dense", "_explicit"),
     ],
 )
@@ -271,11 +276,12 @@ def test_the_cheapest_way_is_taken(positions, mask, cheapest, monkeypatch):
     run = layer_pass(lambda: nn.Linear(20, 30), (positions, 20))
     factors = linear.LinearFactors(*run.arguments[1:], run.candidates)
     taken = []
-    for name in ("gram_norms", "masked_norms", "_explicit"):
+    for name in ("gram_norms", "masked_norms", "_explicit", "_outer"):
         way = getattr(products, name)
         monkeypatch.setattr(products, name, lambda *a, n=name, w=way: taken.append(n) or w(*a))
 
-    contribution(factors, observe(run.gradients, mask).target("weight"))
+    target = observe(run.gradients, mask).target("weight")
+    contribution(factors, target, slack_of(run.candidates))
 
     assert taken == [cheapest]
 

@@ -33,10 +33,19 @@ class Rule:
         inputs: Tensor,
         deltas: Tensor,
         targets: Mapping[str, Target],
-        candidates: int,
+        slack: Tensor,
     ) -> dict[str, Contribution]:
-        """Returns the contributions of the parameters that ``targets`` names."""
-        explicit = self.gradients(layer, inputs, deltas, candidates)
+        """Returns the contributions of the parameters that ``targets`` names.
+
+        Args:
+            layer: The layer.
+            inputs: Its inputs.
+            deltas: The gradients of its outputs.
+            targets: What parameters are matched to, by name.
+            slack: How large numbers may be subtracted without a loss of precision that shows,
+                beside what the parameters allow themselves, ``(C,)``.
+        """
+        explicit = self.gradients(layer, inputs, deltas, len(slack))
         return {name: from_gradients(explicit[name], target) for name, target in targets.items()}
 
 
@@ -62,11 +71,11 @@ class ProductRule(Rule):
         inputs: Tensor,
         deltas: Tensor,
         targets: Mapping[str, Target],
-        candidates: int,
+        slack: Tensor,
     ) -> dict[str, Contribution]:
-        factors, found = self.factors(layer, inputs, deltas, candidates), {}
+        factors, found = self.factors(layer, inputs, deltas, len(slack)), {}
         if "weight" in targets:
-            found["weight"] = contribution(factors, targets["weight"])
+            found["weight"] = contribution(factors, targets["weight"], slack)
         if "bias" in targets:
             found["bias"] = from_gradients(factors.deltas.sum(2), targets["bias"])
         return found

@@ -70,7 +70,7 @@ class ConvolutionFactors:
     def explicit(self, candidates: slice, target: Target) -> Contribution:
         if self._by_torch:
             return from_gradients(self._gradients_by_torch(candidates), target)
-        return from_gradients(self._gradients_by_patches(candidates), _by_patches(target))
+        return from_gradients(self._gradients_by_patches(candidates), self.by_inputs(target))
 
     @property
     def _by_torch(self) -> bool:
@@ -119,10 +119,8 @@ class ConvolutionFactors:
     def inputs(self) -> Tensor:
         return self._patches(by_candidate(self._maps, self._candidates))[:, 0]
 
-    def mask_by_inputs(self, target: Target) -> Tensor:
-        mask = _by_patches(target).mask
-        assert mask is not None
-        return mask.flatten(1)
+    def by_inputs(self, target: Target) -> Target:
+        return target.derived("channels last", lambda tensor: tensor.movedim(1, -1))
 
     def _patches(self, maps: Tensor) -> Tensor:
         """Returns the patches ``(C, groups, P, columns)`` of maps ``(C, B, in, high, wide)``.
@@ -184,11 +182,6 @@ class ConvolutionFactors:
             groups=self.groups,
         )
         return dot(self._deltas, outputs).view(self._candidates, -1).sum(1)
-
-
-def _by_patches(target: Target) -> Target:
-    """Returns the target with its entries in the patches' order."""
-    return target.derived("channels last", lambda tensor: tensor.movedim(1, -1))
 
 
 def _pad_channels_last(maps: Tensor, padding: tuple[int, ...]) -> Tensor:

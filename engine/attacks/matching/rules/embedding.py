@@ -10,6 +10,7 @@ from engine.attacks.matching.moments import (
     Target,
     dot,
     from_gradients,
+    from_products,
 )
 from engine.attacks.matching.rules.base import Rule, by_candidate, rule_for
 
@@ -36,17 +37,28 @@ class EmbeddingRule(Rule):
         inputs: Tensor,
         deltas: Tensor,
         targets: Mapping[str, Target],
-        candidates: int,
+        slack: Tensor,
     ) -> dict[str, Contribution]:
         assert isinstance(layer, nn.Embedding)
-        target = targets["weight"]
+        target, candidates = targets["weight"], len(slack)
         indices, slopes = _occurrences(layer, inputs, deltas, candidates)
         if target.mask is not None or indices.shape[1] ** 2 >= layer.weight.numel():
-            explicit = self.gradients(layer, inputs, deltas, candidates)["weight"]
-            return {"weight": from_gradients(explicit, target)}
+            return {"weight": self._explicit(layer, inputs, deltas, target, candidates)}
         same = (indices[:, :, None] == indices[:, None]).to(slopes.dtype)
-        squared = dot(slopes @ slopes.mT, same)
-        return {"weight": Contribution(squared, dot(slopes, target.values[indices]))}
+        found = from_products(
+            dot(slopes @ slopes.mT, same),
+            dot(slopes, target.values[indices]),
+            target,
+            slack,
+            lambda _: self._explicit(layer, inputs, deltas, target, candidates),
+            candidates,
+        )
+        return {"weight": found}
+
+    def _explicit(
+        self, layer: nn.Module, inputs: Tensor, deltas: Tensor, target: Target, candidates: int
+    ) -> Contribution:
+        return from_gradients(self.gradients(layer, inputs, deltas, candidates)["weight"], target)
 
 
 def _occurrences(

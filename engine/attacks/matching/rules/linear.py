@@ -31,9 +31,8 @@ class LinearFactors:
     def inputs(self) -> Tensor:
         return self._inputs
 
-    def mask_by_inputs(self, target: Target) -> Tensor:
-        assert target.mask is not None
-        return target.mask
+    def by_inputs(self, target: Target) -> Target:
+        return target
 
     def input_gram(self) -> Tensor:
         return (self._inputs @ self._inputs.mT)[:, None]

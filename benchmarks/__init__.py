@@ -1,0 +1,1 @@
+"""What the claims of docs/performance.md rest on; see ``benchmarks/run.py --help``."""

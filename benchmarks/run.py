@@ -1,0 +1,228 @@
+"""Measures what scoring, searching and spreading cost, as ratios timed side by side.
+
+Runs with PyTorch, torchvision, safetensors and rich alone; `fanout`, and `scaling` over workers,
+need Ray, and `searcher` the packages of the searchers it is asked for.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(path for path in sys.path if Path(path).resolve() != HERE)]
+
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from benchmarks import cases  # noqa: E402
+from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
+
+Results = dict[str, dict[str, Any]]
+# In the order shown; the last value says whether more is better.
+RATIOS = {
+    "speedup_vs_sequential": ("× one at a time", True),
+    "speedup_vs_vmap": ("× vmap(grad)", True),
+    "cost_vs_training_step": ("training steps", False),
+    "searcher_share": ("searcher's share", False),
+    "fanout_efficiency": ("fan-out efficiency", True),
+    "max_relative_error": ("relative error", False),
+    "max_relative_error_near_truth": ("0.001 from the truth", False),
+    "sequential_relative_error_near_truth": ("there one at a time", False),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one benchmark from the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        device = _device(options.device)
+        results = options.run(options, device)
+    except AuditError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    header = _header(options, device)
+    if options.json:
+        print(json.dumps({**header, "cases": results}, indent=1))  # noqa: T201
+    else:
+        _show(header, results)
+    return 0
+
+
+def _objective(options: argparse.Namespace, device: torch.device) -> Results:
+    from benchmarks.objective import measure_objective
+
+    chosen = fnmatch.filter(cases.names(device), options.case)
+    if not chosen:
+        known = ", ".join(cases.names(device))
+        raise PlanError(f"Expected --case to match one of: {known}; got {options.case!r}.")
+    return {
+        name: measure_objective(
+            name,
+            population=options.population,
+            rounds=options.rounds,
+            sequential=options.sequential,
+            device=device,
+        )
+        for name in chosen
+    }
+
+
+def _searcher(options: argparse.Namespace, device: torch.device) -> Results:
+    from benchmarks.searcher import default_searcher, measure_searcher, objectives
+
+    return {
+        f"{place}/{name}": measure_searcher(name, objective, rounds=options.rounds, device=device)
+        for place, objective in objectives(device).items()
+        for name in options.searcher or [default_searcher()]
+    }
+
+
+def _fanout(options: argparse.Namespace, device: torch.device) -> Results:
+    from benchmarks.fanout import measure_fanout
+
+    del device  # The plan says where trials run.
+    _need_ray()
+    return {"embedded": measure_fanout(workers=options.workers, overrides=options.set or ())}
+
+
+def _scaling(options: argparse.Namespace, device: torch.device) -> Results:
+    from benchmarks.scaling import measure_scaling, plot_scaling
+
+    if not options.without_ray:
+        _need_ray()
+    curves = measure_scaling(
+        rounds=options.rounds,
+        device=device,
+        most=options.most,
+        with_workers=not options.without_ray,
+    )
+    if options.plot:
+        plot_scaling(curves, options.plot)
+    return {
+        f"{curve} {point[curve]:,}": point for curve, points in curves.items() for point in points
+    }
+
+
+def _need_ray() -> None:
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise InfrastructureError(
+            "Expected Ray, which spreads trials over workers, found none. Install leaktune with "
+            "its dependencies, or ask for another benchmark (scaling takes --without-ray)."
+        ) from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InfrastructureError("Expected a CUDA device for --device cuda, found none.")
+    return torch.device(name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    common.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch")
+    common.add_argument("--rounds", type=int, default=7, help="of alternating timings")
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    objective = commands.add_parser("objective", parents=[common], help="scoring a population")
+    objective.add_argument("--case", default="*", help="pattern, e.g. 'lenet/*'")
+    objective.add_argument("--population", type=int, default=50, help="candidates at once")
+    objective.add_argument(
+        "--sequential", type=int, default=10, help="candidates scored one at a time, then scaled"
+    )
+    objective.set_defaults(run=_objective)
+
+    searcher = commands.add_parser("searcher", parents=[common], help="ask and tell")
+    searcher.add_argument("--searcher", action="append", help="e.g. nevergrad:DiagonalCMA")
+    searcher.set_defaults(run=_searcher)
+
+    fanout = commands.add_parser("fanout", parents=[common], help="an audit's workers")
+    fanout.add_argument("--workers", type=int, default=2)
+    fanout.add_argument("--set", action="append", help="override a key of the embedded plan")
+    fanout.set_defaults(run=_fanout)
+
+    scaling = commands.add_parser("scaling", parents=[common], help="growth of the cost")
+    scaling.add_argument("--most", type=int, default=512, help="largest population and width")
+    scaling.add_argument("--without-ray", action="store_true", help="leave the workers out")
+    scaling.add_argument("--plot", type=Path, help="PNG to draw the curves in")
+    scaling.set_defaults(run=_scaling)
+    return parser
+
+
+def _header(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Returns what the figures were measured on."""
+    return {
+        "machine": _processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": options.threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _show(header: Mapping[str, Any], results: Results) -> None:
+    """Prints a table: every ratio, and beside it what was aimed at and whether it was met."""
+    table = Table(caption=", ".join(f"{key} {value}" for key, value in header.items()))
+    table.add_column("case")
+    shown = [key for key in RATIOS if any(key in row for row in results.values())]
+    rates = [
+        k for k in ("candidates_per_s", "evaluations_per_s") if k in next(iter(results.values()))
+    ]
+    for key in shown:
+        table.add_column(RATIOS[key][0], justify="right")
+    for key in rates:
+        table.add_column(key.replace("_per_s", "/s"), justify="right")
+    for name, row in results.items():
+        cells = [_cell(key, row) for key in shown]
+        table.add_row(name, *cells, *(f"{row.get(key, float('nan')):,.0f}" for key in rates))
+    Console().print(table)
+
+
+def _cell(key: str, row: Mapping[str, Any]) -> str:
+    if key not in row:
+        return ""
+    value = row[key]
+    text = f"{value:.1e}" if "error" in key else f"{value:.3g}"
+    aim = row.get("targets", {}).get(key)
+    if aim is None:
+        return text
+    more = RATIOS[key][1]
+    met = value >= aim if more else value <= aim
+    style = "green" if met else "yellow"
+    return f"[{style}]{text}[/] ({'≥' if more else '≤'} {aim:g})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import run
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--json", "--rounds", "1", "--threads", "1"]
+OBJECTIVE = ["objective", *SMALL, "--population", "9", "--sequential", "2", "--case"]
+
+
+def results_of(capsys, *arguments):
+    assert run.main([*arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def finite(row, *keys):
+    return all(math.isfinite(row[key]) and row[key] > 0 for key in keys)
+
+
+@pytest.mark.parametrize("variant", ["squared_l2", "cosine", "known_mask", "batch_of_4"])
+def test_objective_measures_every_ratio_of_a_case(variant, capsys):
+    found = results_of(capsys, *OBJECTIVE, f"lenet/{variant}")
+
+    [(name, row)] = found["cases"].items()
+    assert name == f"lenet/{variant}"
+    assert row["path"] == "kernels"
+    assert finite(row, "speedup_vs_sequential", "speedup_vs_vmap", "cost_vs_training_step")
+    assert 0 <= row["max_relative_error"] < 1e-2
+    assert {"machine", "threads", "torch", "commit"} <= set(found)
+
+
+def test_ours_and_one_at_a_time_score_the_same_candidates(capsys):
+    row = results_of(capsys, *OBJECTIVE, "lenet/cosine")["cases"]["lenet/cosine"]
+
+    assert row["max_relative_error"] < 1e-5
+    assert row["sequential_relative_error"] < 1e-5
+
+
+def test_searcher_measures_its_share_of_a_generation(capsys):
+    found = results_of(capsys, "searcher", *SMALL, "--searcher", "cma:diagonal")
+
+    assert len(found["cases"]) == 2
+    assert all(0 < row["searcher_share"] < 1 for row in found["cases"].values())
+
+
+def test_scaling_measures_its_curves_and_draws_them(capsys, tmp_path):
+    plot = tmp_path / "scaling.png"
+
+    found = results_of(
+        capsys, "scaling", *SMALL, "--most", "8", "--without-ray", "--plot", str(plot)
+    )
+
+    assert {name.split()[0] for name in found["cases"]} == {
+        "candidates",
+        "parameters",
+        "image_size",
+    }
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_fanout_measures_an_audit(capsys):
+    found = results_of(capsys, "fanout", *SMALL, "--set", "targets=2", "--set", "attack.budget=56")
+
+    assert 0 < found["cases"]["embedded"]["fanout_efficiency"] <= 1
+
+
+def test_people_are_shown_a_table_with_what_was_aimed_at(capsys):
+    assert run.main([*OBJECTIVE[:1], *SMALL[1:], *OBJECTIVE[-5:], "lenet/squared_l2"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "lenet/" in shown
+    assert "(≥" in shown
+
+
+def test_an_unknown_case_is_refused_with_those_there_are(capsys):
+    assert run.main([*OBJECTIVE, "vgg/*"]) == 2
+
+    assert "lenet/squared_l2" in capsys.readouterr().err
+
+
+def test_objective_needs_nothing_but_torch_and_its_kin():
+    hidden = ("ray", "mlflow", "pydantic", "optuna", "ax", "nevergrad", "cma", "typer")
+    script = f"""
+import sys
+for name in {hidden!r}:
+    sys.modules[name] = None
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks import run
+sys.exit(run.main({[*OBJECTIVE, "lenet/squared_l2"]!r}))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert ran.returncode == 0, ran.stderr
+    assert "lenet/squared_l2" in json.loads(ran.stdout)["cases"]
+
+
+def test_the_script_runs_by_its_path():
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--help"],
+        capture_output=True,
+        text=True,
+    )
+
+    assert ran.returncode == 0
+    assert "objective" in ran.stdout
