@@ -14,7 +14,7 @@ from engine.errors import InfrastructureError, InputError
 from engine.scoring.perceptual import lpips_weights
 
 NEEDED_BYTES = 1024**3
-PACKAGES = ("torch", "ray", "nevergrad", "mlflow", "pydantic")
+PACKAGES = ("torch", "ray", "cma", "nevergrad", "mlflow", "pydantic")
 
 
 def examine(folder: Path) -> Iterator[str]:

@@ -44,12 +44,13 @@ CORE_ROOMS = (
 # All that a core room may import at once, besides the standard library and ourselves.
 CORE_PACKAGES = {"torch", "numpy", "safetensors", "engine", "search_spaces"}
 NOT_CORE = [
-    *("ray", "mlflow", "pydantic", "typer", "optuna", "ax", "nevergrad", "rich", "jinja2"),
+    *("ray", "mlflow", "pydantic", "typer", "optuna", "ax", "nevergrad", "cma", "rich", "jinja2"),
     *("matplotlib", "torchmetrics", "scipy", "yaml", "torchvision", "PIL", "pandas"),
 ]
 HOMES = {
     "ray": ("engine/tuning/",),
     "mlflow": ("engine/tracking/",),
+    "cma": ("engine/attacks/searchers/cma_searcher.py",),
     "nevergrad": ("engine/attacks/searchers/nevergrad_searcher.py",),
     "optuna": ("engine/attacks/searchers/optuna_searcher.py",),
     "ax": ("engine/attacks/searchers/ax_searcher.py",),

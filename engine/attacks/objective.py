@@ -115,8 +115,8 @@ class GradientMatchingObjective:
     @cached_property
     def _image_shape(self) -> tuple[int, int, int]:
         latent_dim = self.knowledge.latent_dim
-        latents = torch.zeros(len(self.labels), latent_dim, device=self._device)
-        images = self.generate(latents.flatten()[None])
+        some = next(iter(self.observed.tensors.values()))
+        images = self.generate(some.new_zeros(1, len(self.labels) * latent_dim))
         low, high = float(images.min()), float(images.max())
         if images.ndim != 4 or not 0 <= low <= high <= 1:
             raise InputError(
@@ -125,10 +125,6 @@ class GradientMatchingObjective:
             )
         channels, height, width = images.shape[1:]
         return channels, height, width
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.observed.tensors.values())).device
 
     def _labels(self, latents: Tensor) -> Tensor:
         return torch.tensor(self.labels, device=latents.device).repeat(len(latents))

@@ -1,14 +1,27 @@
+import copy
 import dataclasses
 
 import pytest
 import torch
 
-from engine.attacks import GradientMatchingObjective
+from engine.attacks import GradientMatchingObjective, evaluate_together
 from engine.attacks.distances import cosine, squared_l2
 from engine.attacks.regularisers import prior
-from engine.defenses import Clipping, NoDefense, Sparsification
+from engine.defenses import (
+    ClientContext,
+    Clipping,
+    ClippingPerLayer,
+    GaussianNoise,
+    NoDefense,
+    Soteria,
+    Sparsification,
+    apply_defenses,
+)
+from engine.defenses.base import estimate_imitations
 from engine.errors import InputError
-from engine.federation import compute_update
+from engine.federation import Update, compute_update
+from engine.federation.update import entries
+from tests.attacks.matching.oracle import losses
 from tests.conftest import seeded
 
 PLANTED = torch.tensor([[0.3, -0.7, 0.9]])
@@ -106,3 +119,160 @@ def test_images_are_generated_in_the_attributed_class(planted, generator):
 def test_unbatched_latents_are_refused(planted):
     with pytest.raises(InputError, match=r"Expected latents of shape \(C, d\), got \(3,\)"):
         planted(torch.zeros(3))
+
+
+CHAINS = {
+    "none": (NoDefense(),),
+    "clipping": (Clipping(max_norm=0.1),),
+    "clipping by layer": (ClippingPerLayer(max_norm=0.05),),
+    "noise": (GaussianNoise(std=0.001),),
+    "mask": (Sparsification(percent=70),),
+    "columns": (Soteria(percent=40),),
+    "mask, then clipping": (Sparsification(percent=70), Clipping(max_norm=0.1)),
+    "clipping, then mask": (Clipping(max_norm=0.1), Sparsification(percent=70)),
+    "columns, then clipping, then noise": (
+        Soteria(percent=40),
+        Clipping(max_norm=0.1),
+        GaussianNoise(std=0.001),
+    ),
+}
+
+
+@pytest.fixture
+def make_objective(knowledge, model, head, generator):
+    """Makes objectives in double precision whose minimiser is the planted latent."""
+    model, generator = copy.deepcopy(model).double(), copy.deepcopy(generator).double()
+    in_double = dataclasses.replace(knowledge, model=model, generate=generator)
+
+    def make(chain="none", distance=squared_l2, labels=(2,), published_code=False, **changes):
+        images = generator(PLANTED.double().repeat(len(labels), 1), torch.tensor(labels))
+        classes = torch.tensor(labels)
+        update = compute_update(model, images, classes, images_per_client=len(labels))
+        client = ClientContext(model, head, images[:1], classes[:1])
+        observed = apply_defenses(CHAINS[chain], update, client=client, rng=seeded(3))
+        imitation = estimate_imitations(
+            [defense.name for defense in CHAINS[chain]],
+            observed,
+            head=head,
+            published_code=published_code,
+        )
+        return GradientMatchingObjective(
+            observed=observed,
+            labels=tuple(labels),
+            knowledge=in_double,
+            imitate=imitation,
+            distance=distance,
+            **changes,
+        )
+
+    return make
+
+
+def latents_around(scale, labels=1, candidates=9):
+    steps = torch.randn(candidates, 3 * labels, generator=seeded(5), dtype=torch.float64)
+    return PLANTED.double().repeat(1, labels) + scale * steps
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("distance", [squared_l2, cosine])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_losses_keep_their_digits_down_to_zero(make_objective, chain, distance, scale):
+    objective = make_objective(chain, distance)
+    latents = latents_around(scale)
+
+    torch.testing.assert_close(objective(latents), losses(objective, latents), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("distance", [squared_l2, cosine])
+@pytest.mark.parametrize("chain", ["none", "mask", "clipping"])
+def test_losses_of_batches_are_those_of_their_mean_gradients(make_objective, chain, distance):
+    objective = make_objective(chain, distance, labels=(2, 0, 1, 2))
+    latents = latents_around(0.3, labels=4)
+
+    torch.testing.assert_close(objective(latents), losses(objective, latents), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-3])
+@pytest.mark.parametrize("distance", [squared_l2, cosine])
+def test_single_precision_loses_no_more_than_one_candidate_at_a_time_does(
+    make_objective, knowledge, distance, scale
+):
+    double = make_objective("none", distance)
+    single = dataclasses.replace(
+        double, observed=double.observed.map(torch.Tensor.float), knowledge=knowledge
+    )
+    latents = latents_around(scale)
+    true = losses(double, latents)
+
+    ours = ((single(latents.float()) - true) / true).abs().max()
+    alone = ((losses(single, latents.float()) - true) / true).abs().max()
+
+    assert ours <= max(1e-5, 3 * alone)
+    assert (single(latents.float()) >= 0).all()
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_masked_scaling_of_an_imitation_is_the_imitation(make_objective, chain):
+    objective = make_objective(chain)
+    form = objective.imitate.masked_scaling()
+    assert (form is None) == (chain == "clipping, then mask")
+    if form is None:
+        return
+    latents = latents_around(0.5)
+    updates = objective.matcher.updates(objective.generate(latents), torch.full((9,), 2))
+
+    masked = Update({n: t * form.masks.get(n, 1.0) for n, t in updates.tensors.items()})
+    scales = torch.ones_like(masked.squared_norms())
+    if form.scale is not None:
+        scales = form.scale(masked.squared_norms())
+
+    expected = objective.imitate(updates)
+    for scale, (name, tensor) in zip(scales.unbind(1), masked.tensors.items(), strict=True):
+        found = (entries(tensor) * scale[:, None]).view_as(tensor)
+        torch.testing.assert_close(found, expected.tensors[name])
+
+
+def test_objectives_evaluated_together_give_what_each_gives_alone(make_objective):
+    objectives = [
+        make_objective("none"),
+        make_objective("mask", cosine),
+        make_objective("clipping, then mask"),
+        make_objective("noise", labels=(1,), regulariser=prior, regulariser_weight=0.1),
+    ]
+    latents = [latents_around(0.5, candidates=n) for n in (9, 3, 12, 8)]
+
+    together = evaluate_together(objectives, latents)
+
+    for found, objective, some in zip(together, objectives, latents, strict=True):
+        torch.testing.assert_close(found, objective(some), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("chain", "published_code", "path"),
+    [
+        ("none", False, "kernels"),
+        ("mask", False, "kernels"),
+        ("mask", True, "one update a candidate: the estimated defense needs them: the smallest"),
+        ("clipping, then mask", False, "one update a candidate: the estimated defense needs them"),
+    ],
+)
+def test_the_path_taken_is_said(make_objective, chain, published_code, path):
+    assert make_objective(chain, published_code=published_code).path.startswith(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "got"),
+    [
+        (lambda images: 2 * images - 1, r"from -"),
+        (lambda images: images + 0.5, r"to 1\."),
+        (lambda images: images[:, 0], r"got shape \(1, \d+, \d+\)"),
+        (lambda images: images * float("nan"), "nan"),
+    ],
+)
+def test_a_generator_whose_images_do_not_fit_is_refused(planted, knowledge, generator, spoil, got):
+    spoiled = dataclasses.replace(
+        knowledge, generate=lambda latents, labels: spoil(generator(latents, labels))
+    )
+
+    with pytest.raises(InputError, match=got):
+        dataclasses.replace(planted, knowledge=spoiled)(random_latents(2))

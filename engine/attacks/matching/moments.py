@@ -11,6 +11,8 @@ from torch import Tensor
 
 from engine.federation.update import Update, entries
 
+# What double precision leaves of a rounding error, with a margin.
+DOUBLE = 1e-8
 # Share of the numbers it is the difference of, down to which single precision leaves a sum 1e-5.
 CANCELLATION = 0.02
 # Entries of an intermediate result held at once: on a CPU few enough to stay in its cache.
@@ -227,9 +229,10 @@ def from_products(
         explicit: Contribution of some candidates from their gradients.
         step: Candidates to call it with.
     """
+    share = DOUBLE if inner.dtype == torch.float64 else 1.0
     squared = squared.double()
     size = squared + target.squared
-    quick = Contribution(squared, size - 2 * inner.double(), size)
+    quick = Contribution(squared, size - 2 * inner.double(), share * size)
     near = quick.slack + slack < 0
     if not near.any():
         return quick

@@ -83,7 +83,7 @@ def _cheapest(factors: Factors, target: Target, slack: Tensor) -> Contribution:
     entries = rows * factors.columns
     explicit, product = entries * (positions + MOVE), entries * positions
     if positions == 1 and factors.groups == 1:
-        return _outer(factors, factors.by_inputs(target))
+        return _from_sums(*_outer(factors, factors.by_inputs(target)), factors, target, slack)
     if target.mask is None:
         gram = positions**2 * (rows + 2 * MOVE * factors.groups) + factors.input_gram_cost
         if explicit <= product + gram:
@@ -97,14 +97,7 @@ def _cheapest(factors: Factors, target: Target, slack: Tensor) -> Contribution:
         assert mask is not None
         squared = masked_norms(factors, mask)
         inner = factors.inner(target.masked_values)
-    return from_products(
-        squared,
-        inner,
-        target,
-        slack,
-        lambda some: factors.explicit(some, target),
-        _step(factors, target),
-    )
+    return _from_sums(squared, inner, factors, target, slack)
 
 
 def gram_norms(factors: Factors) -> Tensor:
@@ -126,17 +119,28 @@ def masked_norms(factors: Factors, mask: Tensor) -> Tensor:
     return dot(rows, columns @ mask.flatten(1).T)
 
 
-def _outer(factors: Factors, target: Target) -> Contribution:
-    """Returns the contribution of single outer products, in double precision: cheap, and exact."""
+def _outer(factors: Factors, target: Target) -> tuple[Tensor, Tensor]:
+    """Returns ``||g||²`` and ``<g, t>`` of single outer products, in double precision: cheap."""
     deltas, inputs = factors.deltas[:, :, 0].double(), factors.inputs()[:, 0].double()
     target = target.derived("double", torch.Tensor.double)
     if target.mask is None:
         squared = squares(deltas) * squares(inputs)
     else:
         squared = dot(deltas.square(), inputs.square() @ target.mask.flatten(1).T)
-    inner = dot(deltas, inputs @ target.masked_values.flatten(1).T)
-    gap = squared - 2 * inner + target.squared
-    return Contribution(squared, gap, torch.zeros_like(gap))
+    return squared, dot(deltas, inputs @ target.masked_values.flatten(1).T)
+
+
+def _from_sums(
+    squared: Tensor, inner: Tensor, factors: Factors, target: Target, slack: Tensor
+) -> Contribution:
+    return from_products(
+        squared,
+        inner,
+        target,
+        slack,
+        lambda some: factors.explicit(some, target),
+        _step(factors, target),
+    )
 
 
 def _explicit(factors: Factors, target: Target) -> Contribution:
