@@ -4,8 +4,9 @@ The attacker simulates candidates through this same function, so both sides of a
 agree on what an update is.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -15,6 +16,9 @@ from torch.func import functional_call, grad, vmap
 from engine import validate
 from engine.errors import InputError, UnsupportedModelError
 from engine.federation.update import Update
+
+# Weights, images and labels to the gradient of the loss, by name.
+Gradient = Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,10 @@ def compute_update(
         logits = functional_call(model, everywhere, (some,), tie_weights=False)
         return batch_loss(logits, classes) / len(classes)
 
-    def client(some: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    def client(some: Tensor, classes: Tensor, gradient: Gradient) -> dict[str, Tensor]:
         weights, total = trainable, None
         for _ in range(training.steps):
-            step = grad(loss)(weights, some, classes)
+            step = gradient(weights, some, classes)
             weights = {k: w - training.learning_rate * step[k] for k, w in weights.items()}
             total = step if total is None else {k: total[k] + step[k] for k in step}
         assert total is not None
@@ -94,13 +98,27 @@ def compute_update(
 
     with torch.no_grad():
         if len(images) == images_per_client:  # Works for models that vmap does not.
-            return Update({name: t[None] for name, t in client(images, labels).items()})
+            update = client(images, labels, _by_autograd(loss))
+            return Update({name: tensor[None] for name, tensor in update.items()})
         return Update(
-            vmap(client, chunk_size=chunk_size)(
+            vmap(partial(client, gradient=grad(loss)), chunk_size=chunk_size)(
                 images.unflatten(0, (-1, images_per_client)),
                 labels.unflatten(0, (-1, images_per_client)),
             )
         )
+
+
+def _by_autograd(loss: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]) -> Gradient:
+    """Returns what ``torch.func.grad`` would; its first use costs a process a second of imports."""
+
+    @torch.enable_grad()
+    def gradient(weights: dict[str, Tensor], some: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
+        value = loss(leaves, some, classes)
+        found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, found, strict=True))
+
+    return gradient
 
 
 def _places(model: nn.Module, trainable: Collection[str]) -> dict[str, str]:

@@ -79,6 +79,21 @@ def test_informed_searchers_beat_random_search_at_equal_budget(name, settings, p
     assert statistics.median(informed) < 0.5 * statistics.median(blind)
 
 
+def valley(points):
+    """Narrow across the diagonal of the coordinates: only their correlations describe it."""
+    return 1000 * (points.sum(axis=1) - 2) ** 2 + ((points - 0.5) ** 2).sum(axis=1)
+
+
+def test_full_cma_learns_correlations_and_diagonal_cma_does_not():
+    full, diagonal = (
+        [best_of(name, valley, seed, budget=800, dim=4) for seed in range(3)]
+        for name in ("cma:full", "cma:diagonal")
+    )
+
+    assert max(full) < 1e-4
+    assert min(diagonal) > 1e-2
+
+
 @pytest.mark.parametrize("family", ["cma", "nevergrad"])
 @pytest.mark.parametrize(("dim", "population"), [(1, 8), (4, 16), (32, 28), (128, 36)])
 def test_the_default_population_is_twice_that_of_pycma(dim, population, family):

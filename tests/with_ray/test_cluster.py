@@ -40,7 +40,8 @@ def cluster():
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     environment = {
-        **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        # Without what a Ray in this process has left there.
+        **{k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")},
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
