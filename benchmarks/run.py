@@ -23,6 +23,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from benchmarks import cases  # noqa: E402
+from engine.allocator import keep_freed_memory  # noqa: E402
 from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
 
 Results = dict[str, dict[str, Any]]
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one benchmark from the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # As the workers of an audit do.
     try:
         device = _device(options.device)
         results = options.run(options, device)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.allocator import keep_freed_memory
 from engine.attacks import Progress
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
@@ -57,6 +58,7 @@ def prepare(plan: str, trials: Sequence[str]) -> tuple[list[TrialSpec], Lab]:
 def _load(plan_json: str) -> tuple[dict[str, TrialSpec], Lab]:
     plan = make_plan(json.loads(plan_json), source="plan")
     use_threads(plan)
+    keep_freed_memory()
     specs = {spec.id: spec for spec in trial_specs(plan)}
     return specs, build_lab(plan, "cuda" if plan.compute.gpus_per_trial else "cpu")
 
