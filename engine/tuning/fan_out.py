@@ -1,6 +1,7 @@
 """Runs latent searches as Ray Tune trials, one or several a trial."""
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -84,6 +85,9 @@ def connect(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # Tune's handles of actors lie in cycles; one freed by another thread while Ray shuts down
+        # would end the process.
+        gc.collect()
         ray.shutdown()
 
 
