@@ -24,7 +24,7 @@ def measure_searcher(
     """Returns the share of a generation that a searcher takes, in its own population.
 
     Args:
-        name: As in a plan, e.g. ``cma:diagonal``.
+        name: As in a plan, e.g. ``sepcma``.
         objective: What it searches.
         rounds: Generations timed.
         device: Where candidates are evaluated.

@@ -31,7 +31,7 @@ class AttackSettings:
     """Everything that determines an attack besides its knowledge, budget and seed.
 
     Attributes:
-        searcher: ``family`` or ``family:optimizer``, e.g. ``cma:diagonal``.
+        searcher: ``family`` or ``family:optimizer``, e.g. ``sepcma``.
         searcher_settings: Further arguments of the searcher.
         space: Name of the latent space: ``gaussian``, ``tanh`` or ``raw``.
         label_inference: How the class is inferred from the update: ``bias`` or ``row_sum``.
@@ -44,7 +44,7 @@ class AttackSettings:
             paper.
     """
 
-    searcher: str = "cma:diagonal"
+    searcher: str = "sepcma"
     searcher_settings: Mapping[str, object] = field(default_factory=dict)
     space: str = "gaussian"
     label_inference: str = "bias"

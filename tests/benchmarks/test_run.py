@@ -42,7 +42,7 @@ def test_ours_and_one_at_a_time_score_the_same_candidates(capsys):
 
 
 def test_searcher_measures_its_share_of_a_generation(capsys):
-    found = results_of(capsys, "searcher", *SMALL, "--searcher", "cma:diagonal")
+    found = results_of(capsys, "searcher", *SMALL, "--searcher", "sepcma")
 
     assert len(found["cases"]) == 2
     assert all(0 < row["searcher_share"] < 1 for row in found["cases"].values())

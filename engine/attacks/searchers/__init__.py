@@ -4,6 +4,7 @@ from engine.attacks.searchers.base import SEARCHERS, Searcher
 from engine.attacks.searchers.cma_searcher import CmaSearcher
 from engine.attacks.searchers.nevergrad_searcher import NevergradSearcher
 from engine.attacks.searchers.random_searcher import RandomSearcher
+from engine.attacks.searchers.sepcma_searcher import SepCmaSearcher
 
 __all__ = [
     "SEARCHERS",
@@ -11,6 +12,7 @@ __all__ = [
     "NevergradSearcher",
     "RandomSearcher",
     "Searcher",
+    "SepCmaSearcher",
     "make_searcher",
 ]
 
@@ -19,8 +21,8 @@ def make_searcher(name: str, *, dim: int, budget: int, seed: int, **settings: ob
     """Builds a searcher from its name, ``family`` or ``family:optimizer``.
 
     Args:
-        name: ``random``, ``cma:diagonal``, ``cma:full``, or e.g. ``nevergrad:DiagonalCMA`` with any
-            name of Nevergrad's registry.
+        name: ``random``, ``sepcma``, ``cma:diagonal``, ``cma:full``, or e.g.
+            ``nevergrad:DiagonalCMA`` with any name of Nevergrad's registry.
         dim: Number of latent coordinates.
         budget: Candidate evaluations the search will spend.
         seed: Seeds everything the searcher draws.
