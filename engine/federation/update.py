@@ -54,4 +54,4 @@ class Update:
 
 def entries(tensor: Tensor) -> Tensor:
     """Returns a tensor ``(C, *parameter shape)`` as ``(C, n)``; numbers too have ``n = 1``."""
-    return tensor.reshape(len(tensor), -1)
+    return tensor.reshape(tensor.shape[0], -1)

@@ -1,9 +1,10 @@
 """Compares candidates' updates with an observed one, without computing them where possible."""
 
 from engine.attacks.matching.chunks import Chunks, at_least_fewest
+from engine.attacks.matching.contributions import CANCELLATION
 from engine.attacks.matching.kernels import Kernels
 from engine.attacks.matching.matcher import Matcher, make_matcher
-from engine.attacks.matching.moments import CANCELLATION, Moments, Observation
+from engine.attacks.matching.moments import Moments, Observation, Place
 
 __all__ = [
     "CANCELLATION",
@@ -12,6 +13,7 @@ __all__ = [
     "Matcher",
     "Moments",
     "Observation",
+    "Place",
     "at_least_fewest",
     "make_matcher",
 ]

@@ -9,19 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.matching.moments import (
-    Contribution,
-    Moments,
-    Observation,
-    from_gradients,
-)
-from engine.attacks.matching.rules import (
-    RULES,
-    AnyLayerRule,
-    DecomposedAttention,
-    Rule,
-    decomposes,
-)
+from engine.attacks.matching.contributions import Contribution, collect, of_gradients
+from engine.attacks.matching.moments import Moments, Observation, Place
+from engine.attacks.matching.rules import RULES, STAND_INS, AnyLayerRule, Rule
 from engine.attacks.matching.tape import Tape, frozen_copy, replaced
 from engine.errors import UnsupportedModelError
 from engine.federation.client import batch_loss, compute_update
@@ -32,17 +22,18 @@ PROBE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a layer's parameter lies in an update: a tensor's name, and which of its rows."""
+class Layer:
+    """A layer whose parameters the update has, as a pass meets it.
 
-    name: str
-    start: int
-    stop: int
+    Attributes:
+        rule: How its gradients come from its inputs and output gradients.
+        once: Where those of its parameters lie that are used at one place and time, by name.
+        again: Where the others lie.
+    """
 
-    @property
-    def rows(self) -> slice:
-        """The rows as a slice."""
-        return slice(self.start, self.stop)
+    rule: Rule
+    once: Mapping[str, Place]
+    again: Mapping[str, Place]
 
 
 class Kernels:
@@ -62,23 +53,25 @@ class Kernels:
     """
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-        trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-        self.names = tuple(trainable.values())
-        self._shapes = {name: p.shape for name, p in model.named_parameters()}
-        self._places: dict[int, Place] = {}
-        # Kept alive: places are known by the identity of parameters.
-        self._decomposed: dict[nn.Module, nn.Module] = {}
-        self._originals = {
-            name: trainable[id(p)] for name, p in model.named_parameters() if id(p) in trainable
-        }
-        copied = frozen_copy(model)
-        self._locate(copied)
-        copied = replaced(copied, self._replace)
-        self._tape = Tape(copied, layers=lambda layer: bool(self.own(layer)))
-        self._paths = {module: name for name, module in copied.named_modules()}
-        self.uses: Counter[Place] = Counter()
-        self.general_layers: tuple[str, ...] = ()
-        self._probe(model, image_shape)
+        shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
+        self.names, self._shapes = tuple(shapes), shapes
+        run, self._places = simplified(model, image_shape)
+        self._tape = Tape(run, layers=lambda layer: bool(self._own(layer)))
+        paths = {module: name for name, module in run.named_modules()}
+        calls = self._calls(model, image_shape)
+        uses = Counter(place for layer in calls for place in self._own(layer).values())
+        unused = set(self._places.values()) - set(uses)
+        if unused:
+            names = ", ".join(sorted({place.name for place in unused}))
+            raise UnsupportedModelError(f"{names} is used outside a layer of its own")
+        self._layers = {layer: self._meet(layer, uses) for layer in calls}
+        self.general_layers = tuple(
+            f"{paths[layer]} ({type(layer).__name__})"
+            for layer, met in self._layers.items()
+            if isinstance(met.rule, AnyLayerRule)
+        )
+        self._parts = self._cut()
+        self._check(model, image_shape)
 
     def moments(
         self, images: Tensor, labels: Tensor, observations: Sequence[tuple[Observation, int]]
@@ -101,10 +94,10 @@ class Kernels:
 
         def report(layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
             for some in passes:
-                some.add(layer, inputs[some.rows], deltas[some.rows])
+                some.add(self._layers[layer], layer, inputs[some.rows], deltas[some.rows])
 
         self._run(images, labels, examples, report)
-        return [some.moments() for some in passes]
+        return [some.moments(self._parts) for some in passes]
 
     def updates(self, images: Tensor, labels: Tensor, candidates: int) -> Update:
         """Returns the updates of ``C`` candidates of ``B`` images each.
@@ -115,14 +108,29 @@ class Kernels:
             candidates: ``C``.
         """
         found: dict[str, Tensor] = {}
-        examples = len(images) // candidates
 
         def report(layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
-            explicit = _rule(layer).gradients(layer, inputs, deltas, candidates)
-            self.accumulate(found, explicit, self.own(layer))
+            explicit = self._layers[layer].rule.gradients(layer, inputs, deltas, candidates)
+            self.accumulate(found, explicit, self._own(layer))
 
-        self._run(images, labels, examples, report)
+        self._run(images, labels, len(images) // candidates, report)
         return Update({name: found[name] for name in self.names})
+
+    def accumulate(
+        self,
+        sums: dict[str, Tensor],
+        explicit: Mapping[str, Tensor],
+        places: Mapping[str, Place],
+    ) -> None:
+        """Adds a layer's gradients to those of the update's tensors they belong to."""
+        for key, place in places.items():
+            gradients, shape = explicit[key], self._shapes[place.name]
+            if place.name not in sums and gradients.shape[1:] == shape:
+                sums[place.name] = gradients
+                continue
+            total = gradients.new_zeros(len(gradients), *shape)
+            total[:, *place.index] = gradients
+            sums[place.name] = total + sums[place.name] if place.name in sums else total
 
     def _run(
         self,
@@ -133,23 +141,7 @@ class Kernels:
     ) -> None:
         self._tape.run(images, lambda logits: batch_loss(logits, labels) / examples, report)
 
-    def accumulate(
-        self,
-        sums: dict[str, Tensor],
-        explicit: Mapping[str, Tensor],
-        places: Mapping[str, Place],
-    ) -> None:
-        """Adds a layer's gradients to those of the update's tensors they belong to."""
-        for key, place in places.items():
-            shape = self._shapes[place.name]
-            if place.name not in sums and explicit[key].shape[1:] == shape:
-                sums[place.name] = explicit[key]
-                continue
-            total = explicit[key].new_zeros(len(explicit[key]), *shape)
-            (total[:, place.rows] if shape else total).copy_(explicit[key])
-            sums[place.name] = total + sums[place.name] if place.name in sums else total
-
-    def own(self, layer: nn.Module) -> dict[str, Place]:
+    def _own(self, layer: nn.Module) -> dict[str, Place]:
         """Returns where the layer's own trainable parameters lie in an update."""
         return {
             key: self._places[id(p)]
@@ -157,53 +149,34 @@ class Kernels:
             if id(p) in self._places
         }
 
-    def _locate(self, copied: nn.Module) -> None:
-        """Notes the copy's parameters; attention's are noted again when it is replaced."""
-        for name, parameter in copied.named_parameters():
-            if name in self._originals:
-                self._places[id(parameter)] = Place(
-                    name, 0, len(parameter) if parameter.ndim else 1
-                )
+    def _calls(self, model: nn.Module, image_shape: tuple[int, int, int]) -> list[nn.Module]:
+        """Returns the layers in the order a pass meets them, one entry each time."""
+        calls: list[nn.Module] = []
+        images, labels = _probe(model, image_shape)
+        self._run(images, labels, 1, lambda layer, *_: calls.append(layer))
+        return calls
 
-    def _replace(self, module: nn.Module) -> nn.Module:
-        if not decomposes(module):
-            return module
-        assert isinstance(module, nn.MultiheadAttention)
-        if module in self._decomposed:
-            return self._decomposed[module]
-        originals = dict(module.named_parameters())
-        decomposed = DecomposedAttention(module)
-        parameters = dict(decomposed.named_parameters())
-        for key, (source, rows) in DecomposedAttention.parts(module).items():
-            place = self._places.get(id(originals[source]))
-            if place is not None:
-                start, stop, _ = rows.indices(place.stop)
-                self._places[id(parameters[key])] = Place(place.name, start, stop)
-        for parameter in originals.values():
-            self._places.pop(id(parameter), None)
-        self._decomposed[module] = decomposed
-        return decomposed
+    def _meet(self, layer: nn.Module, uses: Counter[Place]) -> Layer:
+        own = self._own(layer)
+        once = {key: place for key, place in own.items() if uses[place] == 1}
+        again = {key: place for key, place in own.items() if key not in once}
+        return Layer(_rule(layer), once, again)
 
-    def _probe(self, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-        """Counts the uses of every parameter and compares two updates with autograd's."""
-        reference = next(model.parameters())
-        rng = torch.Generator().manual_seed(0)
-        images = torch.rand(2, *image_shape, generator=rng).to(reference)
-        labels = torch.tensor([0, 0], device=images.device)
-        general = []
+    def _cut(self) -> tuple[tuple[Place, ...], ...]:
+        """Returns the places of those tensors that have entries in none of them."""
+        parts: dict[str, dict[Place, int]] = {}
+        for layer in self._layers:
+            for key, place in self._own(layer).items():
+                parts.setdefault(place.name, {})[place] = layer.get_parameter(key).numel()
+        return tuple(
+            tuple(places)
+            for name, places in parts.items()
+            if sum(places.values()) < self._shapes[name].numel()
+        )
 
-        def count(layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
-            del inputs, deltas
-            self.uses.update(self.own(layer).values())
-            if isinstance(_rule(layer), AnyLayerRule):
-                general.append(f"{self._paths[layer]} ({type(layer).__name__})")
-
-        self._run(images, labels, 1, count)
-        unused = set(self._places.values()) - set(self.uses)
-        if unused:
-            names = ", ".join(sorted({place.name for place in unused}))
-            raise UnsupportedModelError(f"{names} is used outside a layer of its own")
-        self.general_layers = tuple(dict.fromkeys(general))
+    def _check(self, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+        """Compares two updates with autograd's."""
+        images, labels = _probe(model, image_shape)
         found = self.updates(images, labels, 2)
         for place in range(2):
             true = compute_update(model, images[place, None], labels[place, None])
@@ -216,41 +189,99 @@ class Kernels:
 
 
 class _Pass:
-    """Gathers the moments of the candidates compared with one observation."""
+    """Gathers what contributes to the moments of the candidates compared with one observation."""
 
     def __init__(
         self, kernels: Kernels, observation: Observation, candidates: int, rows: slice
     ) -> None:
         self.rows = rows
         self._kernels, self._observation, self._candidates = kernels, observation, candidates
-        self._parts: dict[str, Contribution] = {}
-        self._slack = torch.zeros(candidates, dtype=torch.float64, device=observation.device)
+        self._column = {name: column for column, name in enumerate(kernels.names)}
+        self._found: list[tuple[int, Contribution]] = []
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
-        rule, places = _rule(layer), self._kernels.own(layer)
-        once = {key: place for key, place in places.items() if self._kernels.uses[place] == 1}
-        again = {key: place for key, place in places.items() if key not in once}
-        if once:
-            targets = {
-                key: self._observation.target(place.name, place.start, place.stop)
-                for key, place in once.items()
-            }
-            own = rule.contributions(layer, inputs, deltas, targets, self._slack)
-            for key, place in once.items():
-                self._slack = self._slack + own[key].slack
-                before = self._parts.get(place.name)
-                self._parts[place.name] = own[key] if before is None else before + own[key]
-        if again:
-            explicit = rule.gradients(layer, inputs, deltas, self._candidates)
-            self._kernels.accumulate(self._sums, explicit, again)
+    def add(self, met: Layer, layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
+        if met.once:
+            targets = {key: self._observation.target(place) for key, place in met.once.items()}
+            own = met.rule.contributions(layer, inputs, deltas, self._candidates, targets)
+            self._found += [(self._column[met.once[key].name], one) for key, one in own.items()]
+        if met.again:
+            explicit = met.rule.gradients(layer, inputs, deltas, self._candidates)
+            self._kernels.accumulate(self._sums, explicit, met.again)
 
-    def moments(self) -> Moments:
-        shared = {
-            name: from_gradients(explicit, self._observation.target(name))
+    def moments(self, parts: Sequence[tuple[Place, ...]]) -> Moments:
+        """Returns the moments; ``parts`` are the places of tensors they do not cover."""
+        shared = [
+            (self._column[name], of_gradients(explicit, self._observation.target(Place(name))))
             for name, explicit in self._sums.items()
-        }
-        return self._observation.collect({**self._parts, **shared})
+        ]
+        squared, gap = collect([*self._found, *shared], len(self._column))
+        for places in parts:
+            gap[:, self._column[places[0].name]] += self._observation.outside(places)
+        return Moments(squared, gap, self._observation.squared, torch.zeros_like(gap))
+
+
+def simplified(
+    model: nn.Module, image_shape: tuple[int, int, int]
+) -> tuple[nn.Module, dict[int, Place]]:
+    """Returns a frozen copy with stand-ins where there are some, and where parameters lie.
+
+    Returns:
+        The copy, and the places of trainable parameters in an update by the ``id`` of the copy's.
+    """
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    copied = frozen_copy(model)
+    located = {id(p): Place(name) for name, p in copied.named_parameters() if name in trainable}
+    shapes = _shapes_of_inputs(copied, _probe(model, image_shape)[0])
+    made: dict[nn.Module, nn.Module] = {}
+
+    def replace(module: nn.Module) -> nn.Module:
+        if module not in made:
+            make = STAND_INS.get(type(module))
+            stand_in = make(module, shapes.get(module)) if make else None
+            made[module] = stand_in.module if stand_in else module
+            for key, (source, ranges) in stand_in.parts.items() if stand_in else ():
+                whole = located.get(id(module.get_parameter(source)))
+                if whole is not None:
+                    located[id(stand_in.module.get_parameter(key))] = Place(whole.name, ranges)
+        return made[module]
+
+    copied = replaced(copied, replace)
+    return copied, {id(p): located[id(p)] for p in copied.parameters() if id(p) in located}
+
+
+def _shapes_of_inputs(model: nn.Module, images: Tensor) -> dict[nn.Module, torch.Size]:
+    """Returns the input's shape of layers used once, whose parameters no other layer has."""
+    shapes: dict[nn.Module, torch.Size] = {}
+    calls, owners = Counter[nn.Module](), Counter[int]()
+    for module in model.modules():
+        owners.update(id(p) for p in module.parameters(recurse=False))
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls[module] += 1
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
+            shapes[module] = inputs[0].shape
+
+    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        module: shape
+        for module, shape in shapes.items()
+        if calls[module] == 1 and all(owners[id(p)] == 1 for p in module.parameters(recurse=False))
+    }
+
+
+def _probe(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Returns two random images and their labels."""
+    reference = next(model.parameters())
+    rng = torch.Generator().manual_seed(0)
+    images = torch.rand(2, *image_shape, generator=rng).to(reference)
+    return images, torch.tensor([0, 0], device=images.device)
 
 
 def _rule(layer: nn.Module) -> Rule:

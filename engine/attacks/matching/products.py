@@ -11,17 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.attacks.matching.moments import (
-    Contribution,
-    Target,
-    at_once,
-    dot,
-    from_products,
-    squares,
-)
+from engine.attacks.matching.contributions import Sums, dot, joined, of_products, squares
+from engine.attacks.matching.moments import Target
 
 # Cost of moving one number through memory, in multiply-adds.
 MOVE = 24
+# Entries of explicit gradients held at once: on a CPU few enough to stay in its cache.
+CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**28
 
 
 class Factors(Protocol):
@@ -40,14 +36,11 @@ class Factors(Protocol):
     groups: int
     input_gram_cost: int
 
-    def reduced(self, target: Target) -> tuple[Factors, Target]:
-        """Returns factors and target without entries whose gradients are always zero."""
-
     def gradients(self) -> Tensor:
         """Returns all candidates' gradients, ``(C, *shape of the weight)``."""
 
-    def explicit(self, candidates: slice, target: Target) -> Contribution:
-        """Returns some candidates' contribution, from their gradients."""
+    def explicit(self, candidates: slice, target: Target) -> Sums:
+        """Returns some candidates' sums, from their gradients."""
 
     def inputs(self) -> Tensor:
         """Returns the inputs, ``(C, P, columns)``, where there is one group."""
@@ -62,42 +55,31 @@ class Factors(Protocol):
         """Returns ``<g, values>``, ``(C,)``, for values of the weight's shape."""
 
 
-def contribution(factors: Factors, target: Target, slack: Tensor) -> Contribution:
+def contribution(factors: Factors, target: Target) -> Sums:
     """Returns the weight's contribution in the way that costs least.
 
     Args:
         factors: The factors of the candidates' gradients.
         target: What they are matched to.
-        slack: How large numbers other tensors allow to be subtracted, ``(C,)``.
     """
-    reduced, met = factors.reduced(target)
-    found = _cheapest(reduced, met, slack)
-    if met is target:
-        return found
-    outside = target.squared - met.squared
-    return Contribution(found.squared, found.gap + outside, found.subtracted)
-
-
-def _cheapest(factors: Factors, target: Target, slack: Tensor) -> Contribution:
     rows, positions = factors.deltas.shape[1:]
     entries = rows * factors.columns
     explicit, product = entries * (positions + MOVE), entries * positions
     if positions == 1 and factors.groups == 1:
-        return _from_sums(*_outer(factors, factors.by_inputs(target)), factors, target, slack)
+        return _of_products(*_outer(factors, factors.by_inputs(target)), factors, target)
     if target.mask is None:
         gram = positions**2 * (rows + 2 * MOVE * factors.groups) + factors.input_gram_cost
         if explicit <= product + gram:
             return _explicit(factors, target)
-        squared, inner = gram_norms(factors), factors.inner(target.values)
-    else:
-        pairs = positions * (positions + 1) // 2
-        if factors.groups > 1 or explicit <= product + pairs * (entries + MOVE * factors.columns):
-            return _explicit(factors, target)
-        mask = factors.by_inputs(target).mask
-        assert mask is not None
-        squared = masked_norms(factors, mask)
-        inner = factors.inner(target.masked_values)
-    return _from_sums(squared, inner, factors, target, slack)
+        return _of_products(gram_norms(factors), factors.inner(target.values), factors, target)
+    pairs = positions * (positions + 1) // 2
+    if factors.groups > 1 or explicit <= product + pairs * (entries + MOVE * factors.columns):
+        return _explicit(factors, target)
+    mask = factors.by_inputs(target).mask
+    assert mask is not None
+    return _of_products(
+        masked_norms(factors, mask), factors.inner(target.masked_values), factors, target
+    )
 
 
 def gram_norms(factors: Factors) -> Tensor:
@@ -130,26 +112,23 @@ def _outer(factors: Factors, target: Target) -> tuple[Tensor, Tensor]:
     return squared, dot(deltas, inputs @ target.masked_values.flatten(1).T)
 
 
-def _from_sums(
-    squared: Tensor, inner: Tensor, factors: Factors, target: Target, slack: Tensor
-) -> Contribution:
-    return from_products(
+def _of_products(squared: Tensor, inner: Tensor, factors: Factors, target: Target) -> Sums:
+    return of_products(
         squared,
         inner,
         target,
-        slack,
         lambda some: factors.explicit(some, target),
         _step(factors, target),
     )
 
 
-def _explicit(factors: Factors, target: Target) -> Contribution:
+def _explicit(factors: Factors, target: Target) -> Sums:
     step = _step(factors, target)
     starts = range(0, len(factors.deltas), step)
-    return Contribution.cat(
-        [factors.explicit(slice(start, start + step), target) for start in starts]
-    )
+    return joined([factors.explicit(slice(start, start + step), target) for start in starts])
 
 
 def _step(factors: Factors, target: Target) -> int:
-    return at_once(target.values.numel(), factors.deltas.device)
+    """Returns how many candidates' gradients to hold at once, at least 1."""
+    most = CPU_ENTRIES if factors.deltas.device.type == "cpu" else GPU_ENTRIES
+    return max(1, most // max(1, target.values.numel()))

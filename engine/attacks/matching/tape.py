@@ -26,6 +26,7 @@ class Tape:
     def __init__(self, model: nn.Module, layers: Callable[[nn.Module], bool]) -> None:
         self._model = model
         self._on_gradient: OnGradient | None = None
+        self._anchors: dict[torch.device, Tensor] = {}
         for module in model.modules():
             if layers(module):
                 module.register_forward_hook(self._tap)
@@ -58,8 +59,9 @@ class Tape:
                 raise RuntimeError(f"an input of {type(layer).__name__} is changed in place")
             report(layer, source.detach(), gradient)
 
-        anchor = torch.zeros((), device=output.device, requires_grad=True)
-        return _Tap.apply(output, anchor, on_gradient)
+        if output.device not in self._anchors:
+            self._anchors[output.device] = torch.zeros((), device=output.device).requires_grad_()
+        return _Tap.apply(output, self._anchors[output.device], on_gradient)
 
 
 @contextmanager

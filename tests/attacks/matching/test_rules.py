@@ -1,19 +1,16 @@
-import copy
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from engine.attacks.matching import Kernels, products
+from engine.attacks.matching import Kernels, Place, products
 from engine.attacks.matching.products import contribution, gram_norms
 from engine.attacks.matching.rules import (
     AnyLayerRule,
-    DecomposedAttention,
+    attention,
     batch_norm,
     convolution,
-    decomposes,
     embedding,
     group_norm,
     layer_norm,
@@ -29,7 +26,6 @@ from tests.contracts.rule import (
     SingleGroupContract,
     assert_contributes,
     observe,
-    slack_of,
 )
 
 LINEAR = {
@@ -241,7 +237,7 @@ def test_convolutions_of_every_geometry_have_the_moments_of_their_gradients(geom
     assert_close(gram_norms(factors), oracle.moments(run.gradients["weight"], 0)[0])
     for mask in ("no mask", "sparse"):
         observation = observe(run.gradients, mask)
-        found = contribution(factors, observation.target("weight"), slack_of(run.candidates))
+        found = contribution(factors, observation.target(Place("weight")))
         assert_contributes(found, run.gradients, observation, "weight")
 
 
@@ -254,8 +250,7 @@ def test_the_moments_of_linear_layers_of_every_size_are_those_of_their_gradients
 
     found = contribution(
         linear.LinearFactors(*run.arguments[1:], run.candidates),
-        observation.target("weight"),
-        slack_of(run.candidates),
+        observation.target(Place("weight")),
     )
 
     assert_contributes(found, run.gradients, observation, "weight")
@@ -280,8 +275,8 @@ def test_the_cheapest_way_is_taken(positions, mask, cheapest, monkeypatch):
         way = getattr(products, name)
         monkeypatch.setattr(products, name, lambda *a, n=name, w=way: taken.append(n) or w(*a))
 
-    target = observe(run.gradients, mask).target("weight")
-    contribution(factors, target, slack_of(run.candidates))
+    target = observe(run.gradients, mask).target(Place("weight"))
+    contribution(factors, target)
 
     assert taken == [cheapest]
 
@@ -344,7 +339,7 @@ def attentive(request):
 def test_attention_in_parts_computes_what_it_does_whole(attentive):
     tokens = torch.randn(3, 3, 4, 6, generator=seeded(2), dtype=torch.float64)
 
-    found, _ = DecomposedAttention(attentive.attention)(*tokens, attn_mask=attentive.mask)
+    found, _ = attention.DecomposedAttention(attentive.attention)(*tokens, attn_mask=attentive.mask)
 
     expected, _ = attentive.attention(*tokens, attn_mask=attentive.mask)
     assert_close(found, expected)
@@ -353,7 +348,7 @@ def test_attention_in_parts_computes_what_it_does_whole(attentive):
 def test_causal_attention_in_parts_sees_no_later_token(attentive):
     tokens = torch.randn(3, 3, 4, 6, generator=seeded(2), dtype=torch.float64)
 
-    found, _ = DecomposedAttention(attentive.attention)(*tokens, is_causal=True)
+    found, _ = attention.DecomposedAttention(attentive.attention)(*tokens, is_causal=True)
 
     expected, _ = attentive.attention(*tokens, attn_mask=HIDDEN)
     assert_close(found, expected)
@@ -376,10 +371,10 @@ def test_gradients_of_attention_are_those_of_autograd(attentive, candidates):
     [{"key_padding_mask": torch.zeros(3, 4).bool()}, {"attn_mask": HIDDEN.expand(6, 4, 4)}],
 )
 def test_a_mask_per_example_is_refused(hidden):
-    attention = DecomposedAttention(nn.MultiheadAttention(6, 2, batch_first=True))
+    parts = attention.DecomposedAttention(nn.MultiheadAttention(6, 2, batch_first=True))
 
     with pytest.raises(RuntimeError, match="a mask per example has no rule"):
-        attention(*torch.zeros(3, 3, 4, 6), **hidden)
+        parts(*torch.zeros(3, 3, 4, 6), **hidden)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +389,6 @@ def test_a_mask_per_example_is_refused(hidden):
     ],
 )
 def test_only_attention_of_this_form_is_taken_apart(settings, stands):
-    attention = nn.MultiheadAttention(6, 2, **{"batch_first": True, **settings})
+    original = nn.MultiheadAttention(6, 2, **{"batch_first": True, **settings})
 
-    assert decomposes(attention) == stands
-    assert not decomposes(copy.deepcopy(nn.Linear(6, 2)))
+    assert (attention.decomposed(original, None) is not None) == stands

@@ -1,6 +1,7 @@
 """Rules by layer type, one file each; importing this registers them."""
 
 from engine.attacks.matching.rules import (
+    attention,
     batch_norm,
     convolution,
     embedding,
@@ -9,17 +10,17 @@ from engine.attacks.matching.rules import (
     linear,
 )
 from engine.attacks.matching.rules.any_layer import AnyLayerRule
-from engine.attacks.matching.rules.attention import DecomposedAttention, decomposes
 from engine.attacks.matching.rules.base import RULES, Rule
+from engine.attacks.matching.rules.stand_ins import STAND_INS
 
 __all__ = [
     "RULES",
     "AnyLayerRule",
-    "DecomposedAttention",
+    "STAND_INS",
     "Rule",
+    "attention",
     "batch_norm",
     "convolution",
-    "decomposes",
     "embedding",
     "group_norm",
     "layer_norm",

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from engine.attacks.matching.rules.stand_ins import Ranges, StandIn, stand_in_for
 
 
 class DecomposedAttention(nn.Module):
@@ -32,20 +35,6 @@ class DecomposedAttention(nn.Module):
             for rows in thirds
         )
         self.out = _linear(original.out_proj.weight, original.out_proj.bias)
-
-    @staticmethod
-    def parts(original: nn.MultiheadAttention) -> dict[str, tuple[str, slice]]:
-        """Returns, by the name of a parameter here, the original's and which rows of it."""
-        width = original.embed_dim
-        found = {"out.weight": ("out_proj.weight", slice(None))}
-        if original.out_proj.bias is not None:
-            found["out.bias"] = ("out_proj.bias", slice(None))
-        for place, name in enumerate(("query", "key", "value")):
-            rows = slice(place * width, (place + 1) * width)
-            found[f"{name}.weight"] = ("in_proj_weight", rows)
-            if original.in_proj_bias is not None:
-                found[f"{name}.bias"] = ("in_proj_bias", rows)
-        return found
 
     def forward(
         self,
@@ -76,15 +65,28 @@ class DecomposedAttention(nn.Module):
         return self.out(seen.transpose(1, 2).flatten(2)), None
 
 
-def decomposes(module: nn.Module) -> bool:
-    """Tells whether ``module`` is attention that :class:`DecomposedAttention` can stand for."""
-    return (
-        type(module) is nn.MultiheadAttention
-        and module.batch_first
-        and module.in_proj_weight is not None
-        and module.bias_k is None
-        and not module.add_zero_attn
-    )
+@stand_in_for(nn.MultiheadAttention)
+def decomposed(module: nn.Module, shape: torch.Size | None) -> StandIn | None:
+    """Returns attention taken apart, if :class:`DecomposedAttention` can stand for it."""
+    del shape
+    assert isinstance(module, nn.MultiheadAttention)
+    if (
+        not module.batch_first
+        or module.in_proj_weight is None
+        or module.bias_k is not None
+        or module.add_zero_attn
+    ):
+        return None
+    width, biased = module.embed_dim, module.in_proj_bias is not None
+    parts: dict[str, tuple[str, Ranges]] = {"out.weight": ("out_proj.weight", ())}
+    if module.out_proj.bias is not None:
+        parts["out.bias"] = ("out_proj.bias", ())
+    for place, name in enumerate(("query", "key", "value")):
+        rows = ((place * width, (place + 1) * width),)
+        parts[f"{name}.weight"] = ("in_proj_weight", rows)
+        if biased:
+            parts[f"{name}.bias"] = ("in_proj_bias", rows)
+    return StandIn(DecomposedAttention(module), parts)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -7,7 +7,8 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from engine.attacks.matching.moments import Contribution, Target, from_gradients
+from engine.attacks.matching.contributions import Contribution, of_gradients
+from engine.attacks.matching.moments import Target
 from engine.attacks.matching.products import Factors, contribution
 
 
@@ -32,8 +33,8 @@ class Rule:
         layer: nn.Module,
         inputs: Tensor,
         deltas: Tensor,
+        candidates: int,
         targets: Mapping[str, Target],
-        slack: Tensor,
     ) -> dict[str, Contribution]:
         """Returns the contributions of the parameters that ``targets`` names.
 
@@ -41,12 +42,11 @@ class Rule:
             layer: The layer.
             inputs: Its inputs.
             deltas: The gradients of its outputs.
+            candidates: ``C``.
             targets: What parameters are matched to, by name.
-            slack: How large numbers may be subtracted without a loss of precision that shows,
-                beside what the parameters allow themselves, ``(C,)``.
         """
-        explicit = self.gradients(layer, inputs, deltas, len(slack))
-        return {name: from_gradients(explicit[name], target) for name, target in targets.items()}
+        explicit = self.gradients(layer, inputs, deltas, candidates)
+        return {name: of_gradients(explicit[name], target) for name, target in targets.items()}
 
 
 RULES: Final[dict[type[nn.Module], Rule]] = {}
@@ -70,14 +70,14 @@ class ProductRule(Rule):
         layer: nn.Module,
         inputs: Tensor,
         deltas: Tensor,
+        candidates: int,
         targets: Mapping[str, Target],
-        slack: Tensor,
     ) -> dict[str, Contribution]:
-        factors, found = self.factors(layer, inputs, deltas, len(slack)), {}
+        factors, found = self.factors(layer, inputs, deltas, candidates), {}
         if "weight" in targets:
-            found["weight"] = contribution(factors, targets["weight"], slack)
+            found["weight"] = contribution(factors, targets["weight"])
         if "bias" in targets:
-            found["bias"] = from_gradients(factors.deltas.sum(2), targets["bias"])
+            found["bias"] = of_gradients(factors.deltas.sum(2), targets["bias"])
         return found
 
 

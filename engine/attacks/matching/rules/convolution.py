@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.attacks.matching.moments import Contribution, Target, dot, from_gradients
-from engine.attacks.matching.products import MOVE, Factors
+from engine.attacks.matching.contributions import Sums, dot, sums_of
+from engine.attacks.matching.moments import Target
+from engine.attacks.matching.products import MOVE
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
-from engine.attacks.matching.rules.linear import LinearFactors
+from engine.attacks.matching.rules.cropped_convolution import CroppedConv2d
 
-# On a CPU, a product with the patches is faster than torch's own gradient for weights of so few
-# entries or so few output positions, if a row of a patch is a run of memory of at least this.
-SMALL_WEIGHT, FEW_POSITIONS, SHORTEST_RUN = 2**13, 32, 16
+# On a CPU, a product with the patches is faster than torch's own gradient while an image's patches,
+# of so many entries, stay in the cache, if a row of a patch is a run of memory of at least this.
+CACHED_PATCHES, SHORTEST_RUN = 2**18, 16
 # Entries of a weight from which torch is faster called once a candidate than with a group of
 # channels for every candidate.
 LARGE_WEIGHT = 2**16
@@ -38,7 +39,7 @@ class ConvolutionFactors:
         self._stride = (1,) * flat + tuple(layer.stride)
         self._dilation = (1,) * flat + tuple(layer.dilation)
         self._maps, self._padding = _pad(layer, inputs, before)
-        self._shape, self._centred = layer.weight.shape, _pads_to_size(layer)
+        self._shape = layer.weight.shape
         self._weight = layer.weight.unsqueeze(2) if flat else layer.weight
         self._candidates, self.groups = candidates, layer.groups
         self._out = tuple(deltas.shape[2:])
@@ -49,16 +50,6 @@ class ConvolutionFactors:
         pixels = self._maps[0, 0].numel() * (len(inputs) // candidates)
         self.input_gram_cost = self.groups * pixels**2 * (channels + MOVE * sum(self._kernel))
 
-    def reduced(self, target: Target) -> tuple[Factors, Target]:
-        pixels = self._maps[0, 0].numel()
-        if self.groups > 1 or pixels * prod(self._out) > 1 or not self._centred:
-            return self, target
-        # Only the kernel's centre ever meets a pixel: a linear layer of the channels.
-        centre: tuple[slice | int, ...] = (slice(None), slice(None))
-        centre += tuple(size // 2 for size in self._shape[2:])
-        linear = LinearFactors(self._maps.flatten(1), self._deltas.flatten(1), self._candidates)
-        return linear, target.derived("centre", lambda tensor: tensor[centre])
-
     def gradients(self) -> Tensor:
         if self._by_torch:
             return self._gradients_by_torch(slice(None))
@@ -67,19 +58,19 @@ class ConvolutionFactors:
         by_channels = by_patches.unflatten(2, (*self._kernel, channels)).movedim(-1, 2)
         return by_channels.reshape(-1, *self._shape)
 
-    def explicit(self, candidates: slice, target: Target) -> Contribution:
+    def explicit(self, candidates: slice, target: Target) -> Sums:
         if self._by_torch:
-            return from_gradients(self._gradients_by_torch(candidates), target)
-        return from_gradients(self._gradients_by_patches(candidates), self.by_inputs(target))
+            return sums_of(self._gradients_by_torch(candidates), target)
+        return sums_of(self._gradients_by_patches(candidates), self.by_inputs(target))
 
     @property
     def _by_torch(self) -> bool:
         """Whether torch's own gradient is faster than a product with the patches."""
         if self._maps.device.type != "cpu":
             return False
-        small, few = self._weight.numel() <= SMALL_WEIGHT, self.deltas.shape[2] <= FEW_POSITIONS
         run = self._maps.shape[1] // self.groups * self._kernel[1]
-        return run < SHORTEST_RUN or not (small or few)
+        patches = self.deltas.shape[2] * self.groups * self.columns
+        return run < SHORTEST_RUN or prod(self._kernel) == 1 or patches > CACHED_PATCHES
 
     def _gradients_by_patches(self, candidates: slice) -> Tensor:
         """Returns gradients ``(C, out, columns)``, the columns in the patches' order."""
@@ -217,7 +208,7 @@ def _join_examples(tensor: Tensor, candidates: int) -> Tensor:
     return by_candidate(tensor, candidates).transpose(1, 2).flatten(2)
 
 
-@rule_for(nn.Conv1d, nn.Conv2d)
+@rule_for(nn.Conv1d, nn.Conv2d, CroppedConv2d)
 class ConvolutionRule(ProductRule):
     """Positions are those of the output, and a candidate's examples."""
 
@@ -226,17 +217,3 @@ class ConvolutionRule(ProductRule):
     ) -> ConvolutionFactors:
         assert isinstance(layer, nn.Conv1d | nn.Conv2d)
         return ConvolutionFactors(layer, inputs, deltas, candidates)
-
-
-def _pads_to_size(layer: nn.Conv1d | nn.Conv2d) -> bool:
-    """Tells whether the kernel's centre is on the pixel of each output position."""
-    return (
-        layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-        and all(
-            2 * padding == dilation * (size - 1)
-            for padding, dilation, size in zip(
-                layer.padding, layer.dilation, layer.kernel_size, strict=True
-            )
-        )
-    )

@@ -5,13 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.matching.moments import (
-    Contribution,
-    Target,
-    dot,
-    from_gradients,
-    from_products,
-)
+from engine.attacks.matching.contributions import Contribution, Sums, dot, of_products, sums_of
+from engine.attacks.matching.moments import Target
 from engine.attacks.matching.rules.base import Rule, by_candidate, rule_for
 
 
@@ -36,20 +31,19 @@ class EmbeddingRule(Rule):
         layer: nn.Module,
         inputs: Tensor,
         deltas: Tensor,
+        candidates: int,
         targets: Mapping[str, Target],
-        slack: Tensor,
     ) -> dict[str, Contribution]:
         assert isinstance(layer, nn.Embedding)
-        target, candidates = targets["weight"], len(slack)
+        target = targets["weight"]
         indices, slopes = _occurrences(layer, inputs, deltas, candidates)
         if target.mask is not None or indices.shape[1] ** 2 >= layer.weight.numel():
             return {"weight": self._explicit(layer, inputs, deltas, target, candidates)}
         same = (indices[:, :, None] == indices[:, None]).to(slopes.dtype)
-        found = from_products(
+        found = of_products(
             dot(slopes @ slopes.mT, same),
             dot(slopes, target.values[indices]),
             target,
-            slack,
             lambda _: self._explicit(layer, inputs, deltas, target, candidates),
             candidates,
         )
@@ -57,8 +51,8 @@ class EmbeddingRule(Rule):
 
     def _explicit(
         self, layer: nn.Module, inputs: Tensor, deltas: Tensor, target: Target, candidates: int
-    ) -> Contribution:
-        return from_gradients(self.gradients(layer, inputs, deltas, candidates)["weight"], target)
+    ) -> Sums:
+        return sums_of(self.gradients(layer, inputs, deltas, candidates)["weight"], target)
 
 
 def _occurrences(

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from engine.attacks.matching.moments import Contribution, Target, dot, from_gradients
-from engine.attacks.matching.products import Factors
+from engine.attacks.matching.contributions import Sums, dot, sums_of
+from engine.attacks.matching.moments import Target
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 
 
@@ -19,14 +19,11 @@ class LinearFactors:
         self.columns = inputs.shape[-1]
         self.input_gram_cost = self.deltas.shape[2] ** 2 * self.columns
 
-    def reduced(self, target: Target) -> tuple[Factors, Target]:
-        return self, target
-
     def gradients(self) -> Tensor:
         return self.deltas @ self._inputs
 
-    def explicit(self, candidates: slice, target: Target) -> Contribution:
-        return from_gradients(self.deltas[candidates] @ self._inputs[candidates], target)
+    def explicit(self, candidates: slice, target: Target) -> Sums:
+        return sums_of(self.deltas[candidates] @ self._inputs[candidates], target)
 
     def inputs(self) -> Tensor:
         return self._inputs
