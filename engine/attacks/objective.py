@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +72,7 @@ class GradientMatchingObjective:
     def generate(self, latents: Tensor) -> Tensor:
         """Returns images ``(C * B, ch, H, W)`` of the attributed classes for latents ``(C, d)``."""
         return self.knowledge.generate(
-            latents.reshape(-1, self.knowledge.latent_dim), self._labels(latents)
+            latents.reshape(-1, self.knowledge.latent_dim), self._labels(len(latents))
         )
 
     @cached_property
@@ -126,8 +125,12 @@ class GradientMatchingObjective:
         channels, height, width = images.shape[1:]
         return channels, height, width
 
-    def _labels(self, latents: Tensor) -> Tensor:
-        return torch.tensor(self.labels, device=latents.device).repeat(len(latents))
+    @cached_property
+    def _classes(self) -> Tensor:
+        return torch.tensor(self.labels, device=self._observation.device)
+
+    def _labels(self, candidates: int) -> Tensor:
+        return self._classes.expand(candidates, -1).flatten()
 
     def _of_moments(self, moments: Moments, images: Tensor, latents: Tensor) -> Tensor:
         """Returns distances; between updates where moments leave too few digits of them."""
@@ -147,7 +150,7 @@ class GradientMatchingObjective:
         return distances.index_copy(0, near, again[: len(near)].double())
 
     def _between_updates(self, images: Tensor, latents: Tensor) -> Tensor:
-        candidates = self.matcher.updates(images, self._labels(latents))
+        candidates = self.matcher.updates(images, self._labels(len(latents)))
         return self.distance(self.imitate(candidates), self.observed)
 
 
@@ -164,8 +167,8 @@ def evaluate_together(
         objectives: Objectives of one target model, generator, training and number of images.
         latents: The latents of each.
     """
-    ends = np.cumsum([len(some) for some in latents])
-    starts = ends - [len(some) for some in latents]
+    sizes = [len(some) for some in latents]
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
 
     def score(start: int, stop: int) -> Tensor:
         parts = [
@@ -175,7 +178,7 @@ def evaluate_together(
         return _score([(one, some) for one, some in parts if len(some)])
 
     chunks = min((one.chunks for one in objectives), key=lambda chunks: chunks.size)
-    return list(chunks.map(score, int(ends[-1])).split([len(some) for some in latents]))
+    return list(chunks.map(score, sum(sizes)).split(sizes))
 
 
 def _score(parts: Sequence[tuple[GradientMatchingObjective, Tensor]]) -> Tensor:
@@ -183,7 +186,7 @@ def _score(parts: Sequence[tuple[GradientMatchingObjective, Tensor]]) -> Tensor:
     objectives = [one for one, _ in parts]
     latents = [at_least_fewest(some) for _, some in parts]
     distances = _distances(objectives, _generate(objectives, latents), latents)
-    return torch.cat(
+    return _joined(
         [
             distance[: len(some)].to(some.dtype) + one.regulariser_weight * one.regulariser(some)
             for (one, some), distance in zip(parts, distances, strict=True)
@@ -197,8 +200,8 @@ def _generate(
     """Returns the images of each objective's latents, made in one batch."""
     first = objectives[0]
     images = first.knowledge.generate(
-        torch.cat(list(latents)).reshape(-1, first.knowledge.latent_dim),
-        torch.cat([one._labels(some) for one, some in zip(objectives, latents, strict=True)]),
+        _joined(latents).reshape(-1, first.knowledge.latent_dim),
+        _joined([one._labels(len(some)) for one, some in zip(objectives, latents, strict=True)]),
     )
     return list(images.split([len(some) * len(first.labels) for some in latents]))
 
@@ -213,8 +216,8 @@ def _distances(
     moments: dict[int, Moments] = {}
     if quick:
         found = objectives[0].matcher.moments(
-            torch.cat([images[place] for place in quick]),
-            torch.cat([objectives[place]._labels(latents[place]) for place in quick]),
+            _joined([images[place] for place in quick]),
+            _joined([objectives[place]._labels(len(latents[place])) for place in quick]),
             [(objectives[place]._observation, len(latents[place])) for place in quick],
         )
         moments = dict(zip(quick, found, strict=True))
@@ -224,3 +227,8 @@ def _distances(
         else one._between_updates(images[place], latents[place])
         for place, one in enumerate(objectives)
     ]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Returns tensors one below the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

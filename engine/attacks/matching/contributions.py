@@ -137,16 +137,31 @@ def collect(
     """
     small = [(column, one) for column, one in contributions if isinstance(one, Gradients)]
     large = [(column, one) for column, one in contributions if isinstance(one, Sums)]
-    sums = [*_together([one for _, one in small]), *(one for _, one in large)]
-    stacked = _stacked(sums)
+    sums, columns = [one for _, one in large], tuple(column for column, _ in large)
+    parts = [_together(small, tensors)] if small else []
+    parts += [_spread(sums, columns, tensors)] if large else []
     doubts = [one.doubt for one in sums if one.doubt is not None]
-    # How much larger numbers might have been subtracted; digits are missing where it is negative.
-    slack = stacked[1].sum(1) / CANCELLATION - sum(doubt.subtracted for doubt in doubts)
-    if doubts and (slack < 0).any():
-        stacked = _stacked(_mended(sums, slack))
-    columns = _indices(tuple(column for column, _ in (*small, *large)), stacked.device)
-    squared, gap = stacked.new_zeros(*stacked.shape[:2], tensors).index_add_(2, columns, stacked)
+    if doubts:
+        # How much larger numbers might have been subtracted; negative where digits are missing.
+        gap, subtracted = sum(part[1].sum(1) for part in parts), [one.subtracted for one in doubts]
+        slack = gap / CANCELLATION - sum(subtracted)
+        if (slack < 0).any():
+            parts[-1] = _spread(_mended(sums, slack), columns, tensors)
+    squared, gap = parts[0] if len(parts) == 1 else parts[0] + parts[1]
     return squared, gap
+
+
+def _spread(sums: Sequence[Sums], columns: tuple[int, ...], tensors: int) -> Tensor:
+    """Returns ``||g||²`` and ``||g - t||²`` by column, ``(2, C, tensors)`` float64."""
+    squared = torch.stack([one.squared.double() for one in sums], 1)
+    both = torch.stack((squared, torch.stack([one.gap.double() for one in sums], 1)))
+    return _by_column(both, columns, tensors)
+
+
+def _by_column(values: Tensor, columns: tuple[int, ...], tensors: int) -> Tensor:
+    """Returns ``(..., tensors)``, the sums of values ``(..., n)`` that have a column in common."""
+    found = values.new_zeros(*values.shape[:-1], tensors)
+    return found.index_add_(-1, _indices(columns, values.device), values)
 
 
 @functools.lru_cache(maxsize=64)
@@ -154,23 +169,15 @@ def _indices(values: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
-def _stacked(sums: Sequence[Sums]) -> Tensor:
-    """Returns ``||g||²`` and ``||g - t||²``, ``(2, C, n)`` float64."""
-    squared = torch.stack([one.squared.double() for one in sums], 1)
-    return torch.stack((squared, torch.stack([one.gap.double() for one in sums], 1)))
-
-
-def _together(small: Sequence[Gradients]) -> list[Sums]:
-    """Returns the sums over small tensors' gradients."""
-    if not small:
-        return []
-    values = torch.cat([one.values for one in small], 1)
-    gaps = values - torch.cat([one.target for one in small])
+def _together(small: Sequence[tuple[int, Gradients]], tensors: int) -> Tensor:
+    """Returns ``||g||²`` and ``||g - t||²`` of small tensors by column, ``(2, C, tensors)``."""
+    values = torch.cat([one.values for _, one in small], 1)
+    gaps = values - torch.cat([one.target for _, one in small])
     both = torch.stack((values, gaps)).square_()
-    parts = both.split([one.values.shape[1] for one in small], 2)
-    sums = torch.stack([part.sum(2) for part in parts]).double()
-    sums[:, 1] += torch.stack([one.lost for one in small])[:, None]
-    return [Sums(*pair) for pair in sums.unbind()]
+    parts = both.split([one.values.shape[1] for _, one in small], 2)
+    sums = torch.stack([part.sum(2) for part in parts], 2).double()
+    sums[1] += torch.stack([one.lost for _, one in small])
+    return _by_column(sums, tuple(column for column, _ in small), tensors)
 
 
 def _mended(sums: Sequence[Sums], slack: Tensor) -> list[Sums]:

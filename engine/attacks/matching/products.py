@@ -16,7 +16,8 @@ from engine.attacks.matching.moments import Target
 
 # Cost of moving one number through memory, in multiply-adds.
 MOVE = 24
-# Entries of explicit gradients held at once: on a CPU few enough to stay in its cache.
+# Entries of explicit gradients, or of the inputs they come from, held at once: on a CPU few enough
+# to stay in its cache.
 CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**28
 
 
@@ -131,4 +132,5 @@ def _explicit(factors: Factors, target: Target) -> Sums:
 def _step(factors: Factors, target: Target) -> int:
     """Returns how many candidates' gradients to hold at once, at least 1."""
     most = CPU_ENTRIES if factors.deltas.device.type == "cpu" else GPU_ENTRIES
-    return max(1, most // max(1, target.values.numel()))
+    inputs = factors.deltas.shape[2] * factors.groups * factors.columns
+    return max(1, most // max(1, target.values.numel(), inputs))
