@@ -1,8 +1,11 @@
 """Translates Ray Tune's callbacks into what a listener hears."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
+
+from engine.tuning.worker import News
 
 if TYPE_CHECKING:
     from engine.tuning.fan_out import Listener
@@ -32,7 +35,11 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A worker reported progress or outcomes."""
-        for name, news in result.get("news", {}).items():
+        heard: News | None = result.get("news")
+        # Tune keeps the last result, and writes it into a state that nobody resumes from. It
+        # prints the end of a trial whose last result is empty.
+        result["news"] = "told"
+        for name, news in heard.by_trial.items() if heard else ():
             if name not in self._over:
                 self._tell(name, news)
 
@@ -46,7 +53,7 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
     def _waiting(self, trial: Any) -> list[str]:
         return [name for name in trial.config["trials"] if name not in self._over]
 
-    def _tell(self, name: str, news: dict[str, Any]) -> None:
+    def _tell(self, name: str, news: Mapping[str, Any]) -> None:
         if "result" in news:
             self._over.add(name)
             self._listener.finished(name, news["result"], news["arrays"])

@@ -6,6 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,20 @@ from engine.trial_record import spec_hash, to_record
 
 REPORT_SECONDS = 1.0
 SAVE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, repr=False)
+class News:
+    """What a worker reports to the driver.
+
+    Says nothing of itself: Tune writes out every result for logs that nobody reads, and arrays
+    written out take the driver longer than everything else it does.
+
+    Attributes:
+        by_trial: Progress or an outcome, by trial id.
+    """
+
+    by_trial: Mapping[str, Mapping[str, Any]]
 
 
 def work(config: Mapping[str, Any], plan: str, folder: str) -> None:
@@ -43,9 +58,9 @@ def work(config: Mapping[str, Any], plan: str, folder: str) -> None:
         for outcomes in run_trials(
             specs, lab, known_losses=reporter.load(), on_batch=reporter.on_batch
         ):
-            tune.report({"news": {one.spec.id: _news_of(one) for one in outcomes}})
+            tune.report({"news": News({one.spec.id: _news_of(one) for one in outcomes})})
     except Exception as error:  # Shown to the user, counted as failed, never dropped.
-        tune.report({"news": dict.fromkeys(config["trials"], _news_of_error(error))})
+        tune.report({"news": News(dict.fromkeys(config["trials"], _news_of_error(error)))})
 
 
 def prepare(plan: str, trials: Sequence[str]) -> tuple[list[TrialSpec], Lab]:
@@ -109,7 +124,8 @@ class _Reporter:
             self._save()
         if now - self._reported >= REPORT_SECONDS:
             self._reported = now
-            tune.report({"news": {n: _progress_of(one) for n, one in self._unreported.items()}})
+            news = {name: _progress_of(one) for name, one in self._unreported.items()}
+            tune.report({"news": News(news)})
             self._unreported = {}
 
     def _save(self) -> None:
