@@ -32,6 +32,8 @@ RATIOS = {
     "speedup_vs_sequential": ("× one at a time", True),
     "speedup_vs_vmap": ("× vmap(grad)", True),
     "cost_vs_training_step": ("training steps", False),
+    "speedup_vs_float32": ("× float32", True),
+    "max_image_error": ("largest image error", False),
     "searcher_share": ("searcher's share", False),
     "fanout_efficiency": ("fan-out efficiency", True),
     "max_relative_error": ("relative error", False),
@@ -86,6 +88,12 @@ def _searcher(options: argparse.Namespace, device: torch.device) -> Results:
         for place, objective in objectives(device).items()
         for name in options.searcher or [default_searcher()]
     }
+
+
+def _generator(options: argparse.Namespace, device: torch.device) -> Results:
+    from benchmarks.generation import measure_generators
+
+    return measure_generators(population=options.population, rounds=options.rounds, device=device)
 
 
 def _fanout(options: argparse.Namespace, device: torch.device) -> Results:
@@ -150,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     searcher = commands.add_parser("searcher", parents=[common], help="ask and tell")
     searcher.add_argument("--searcher", action="append", help="e.g. nevergrad:DiagonalCMA")
     searcher.set_defaults(run=_searcher)
+
+    generator = commands.add_parser(
+        "generator", parents=[common], help="images in less precision, and channels last"
+    )
+    generator.add_argument("--population", type=int, default=50, help="images at once")
+    generator.set_defaults(run=_generator)
 
     fanout = commands.add_parser("fanout", parents=[common], help="an audit's workers")
     fanout.add_argument("--workers", type=int, default=2)

@@ -50,10 +50,12 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         path = weights_path(plan.target_model.weights, plan.target_model.name)
         tensors = read_tensors(path, sha256=plan.target_model.sha256)
         load_weights(model, tensors, source=str(path))
+    layout = torch.channels_last if plan.generator.channels_last else torch.preserve_format
     return Lab(
         model=model.to(place),
         head=find_head(model, generator.image_shape),
-        generator=generator.to(place),
+        generator=generator.to(place, memory_format=layout),
+        precision=plan.generator.precision,
         private=private.to(place),
         classifier=classifier.to(place),
         captures=tuple(read_capture(Path(path), model).to(place) for path in plan.captures),

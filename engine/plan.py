@@ -23,6 +23,7 @@ from engine.attacks import PRESETS, AttackSettings
 from engine.defenses import DEFENSES, Defense, label_defenses
 from engine.errors import InputError, PlanError
 from engine.federation.target_models import TARGET_MODELS
+from engine.generators.precision import Precision
 from engine.registry import nearest, unknown_name
 from engine.trial import CONTROLS
 
@@ -70,6 +71,21 @@ class WeightsPlan(Strict):
 
     weights: Reference = "fashion-mnist"
     sha256: Sha256 | None = None
+
+
+class GeneratorPlan(WeightsPlan):
+    """The attacker's generator, and how its images are made during a search.
+
+    Attributes:
+        precision: Of the factors of its products: ``float32``, ``tf32`` (GPUs that have it), or
+            ``bfloat16``. Lower ones are sooner done and change images a little, and through them
+            the path of a search. Matching losses stay in single precision, the oracle too.
+        channels_last: Whether the weights of convolutions lie channels last in memory: faster on
+            many devices, equal up to rounding.
+    """
+
+    precision: Precision = "float32"
+    channels_last: bool = False
 
 
 class AttackPlan(Strict):
@@ -192,7 +208,7 @@ class Plan(Strict):
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
     target_model: TargetModelPlan = TargetModelPlan()
-    generator: WeightsPlan = WeightsPlan()
+    generator: GeneratorPlan = GeneratorPlan()
     classifier: WeightsPlan = WeightsPlan()
     defenses: Annotated[tuple[Chain, ...], Field(min_length=1)] = ((DefensePlan(name="none"),),)
     attack: AttackPlan = AttackPlan()
@@ -343,7 +359,8 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Adversary": "an honest-but-curious server: it follows the protocol and reads one update",
         "Observes": "one client's update after its defenses: FedSGD, one gradient, batch of 1",
         "Target model": f"known: {model.name} ({weights}), in evaluation mode",
-        "Prior": f"a generator of public images: {plan.generator.weights}",
+        "Prior": f"a generator of public images: {plan.generator.weights}, in "
+        f"{plan.generator.precision}",
         "Label": f"not known; inferred from the update ({settings.label_inference})",
         "Defense": "its kind is known, its parameters are estimated from the observed update",
         "Search": f"{settings.searcher}, {plan.attack.budget} candidate evaluations, preset "

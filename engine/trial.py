@@ -30,6 +30,7 @@ from engine.defenses import DEFENSES, ClientContext, Defense, apply_defenses, la
 from engine.federation import Head, Update, compute_update
 from engine.federation.private_images import PrivateImages
 from engine.generators import Generator
+from engine.generators.precision import Precision, in_precision
 from engine.scoring import metrics
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.groups import ANY_DEFENSE
@@ -92,6 +93,7 @@ class Lab:
         classifier: The evaluation classifier, which no attack uses.
         captures: Updates that real clients shared, in the order of the private images; empty
             where clients are simulated.
+        precision: In which the attacker runs the generator; the oracle runs it in single precision.
     """
 
     model: nn.Module
@@ -100,6 +102,7 @@ class Lab:
     private: PrivateImages
     classifier: EvaluationClassifier
     captures: tuple[Update, ...] = ()
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +352,7 @@ def knowledge_of(spec: TrialSpec, lab: Lab) -> ThreatKnowledge:
         model=lab.model,
         head=lab.head,
         classes=lab.generator.classes,
-        generate=lab.generator,
+        generate=in_precision(lab.generator, lab.precision),
         latent_dim=lab.generator.latent_dim,
         defense_kinds=tuple(name for name, _ in spec.defense),
     )

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from engine import assets
-from engine.errors import InputError
+from engine.errors import InputError, PlanError
 from engine.lab import check_plan, input_hashes, trial_specs, weights_path
 from engine.plan import DEFAULT_PLAN, make_plan, read_plan, threat_card
 
@@ -146,3 +146,17 @@ def test_the_threat_card_names_what_the_attacker_knows():
     assert rows["Target model"] == "known: lenet (untrained, seed 5), in evaluation mode"
     assert "fashion-mnist" in rows["Prior"]
     assert "1000 candidate evaluations" in rows["Search"]
+
+
+def test_a_generators_precision_and_layout_reach_the_lab():
+    plan = plan_of(generator={"precision": "bfloat16", "channels_last": True})
+
+    lab = check_plan(plan)
+
+    assert lab.precision == "bfloat16"
+    assert {row["what"]: row["how"] for row in threat_card(plan)}["Prior"].endswith("in bfloat16")
+
+
+def test_an_unknown_precision_is_refused_with_the_known_ones():
+    with pytest.raises(PlanError, match="'float32', 'tf32' or 'bfloat16'; got 'float16'"):
+        plan_of(generator={"precision": "float16"})

@@ -386,3 +386,14 @@ def test_hits_are_counted_by_pixels_and_by_features(lab):
             expected = sum(rank <= k for rank in ranks) / 40
             assert hits[f"top{k}{suffix}"] == pytest.approx(expected)
     assert among == 1 + len(distractors)
+
+
+def test_in_another_precision_the_attack_has_other_images_and_the_oracle_the_same(lab):
+    lower = dataclasses.replace(lab, precision="bfloat16")
+
+    losses = {one.precision: run_trial(spec_of(budget=40), one).losses for one in (lab, lower)}
+    oracles = [run_trial(spec_of("oracle"), one).image for one in (lab, lower)]
+
+    assert not np.array_equal(losses["float32"], losses["bfloat16"])
+    np.testing.assert_allclose(losses["bfloat16"][:8], losses["float32"][:8], rtol=0.1)
+    assert np.array_equal(*oracles)

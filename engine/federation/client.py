@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, vmap
 from engine import validate
 from engine.errors import InputError, UnsupportedModelError
 from engine.federation.update import Update
+from engine.precision import tensor_float
 
 # Weights, images and labels to the gradient of the loss, by name.
 Gradient = Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]
@@ -43,6 +44,7 @@ class LocalTraining:
 FEDSGD: Final = LocalTraining()
 
 
+@tensor_float(False)
 def compute_update(
     model: nn.Module,
     images: Tensor,

@@ -48,6 +48,14 @@ def test_searcher_measures_its_share_of_a_generation(capsys):
     assert all(0 < row["searcher_share"] < 1 for row in found["cases"].values())
 
 
+def test_generator_measures_speed_and_error_by_precision(capsys):
+    rows = results_of(capsys, "generator", *SMALL, "--population", "3")["cases"]
+
+    assert rows["MlpGenerator/float32"]["max_image_error"] == 0
+    assert 0 < rows["DcganSized/bfloat16"]["max_image_error"] < 0.1
+    assert all(finite(row, "speedup_vs_float32", "images_per_s") for row in rows.values())
+
+
 def test_scaling_measures_its_curves_and_draws_them(capsys, tmp_path):
     plot = tmp_path / "scaling.png"
 

@@ -135,6 +135,7 @@ class ProductRuleContract(RuleContract):
         assert_close(squared, gradients.square().flatten(1).sum(1))
         assert_close(inner, (gradients * target.values).flatten(1).sum(1))
 
+
 class SingleGroupContract(ProductRuleContract):
     """Where all inputs meet all outputs, there is a third way."""
 

@@ -143,12 +143,12 @@ def collect(
     doubts = [one.doubt for one in sums if one.doubt is not None]
     if doubts:
         # How much larger numbers might have been subtracted; negative where digits are missing.
-        gap, subtracted = sum(part[1].sum(1) for part in parts), [one.subtracted for one in doubts]
-        slack = gap / CANCELLATION - sum(subtracted)
+        gap = torch.stack([part[1].sum(1) for part in parts]).sum(0)
+        slack = gap / CANCELLATION - torch.stack([one.subtracted for one in doubts]).sum(0)
         if (slack < 0).any():
             parts[-1] = _spread(_mended(sums, slack), columns, tensors)
-    squared, gap = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    return squared, gap
+    squared, gaps = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    return squared, gaps
 
 
 def _spread(sums: Sequence[Sums], columns: tuple[int, ...], tensors: int) -> Tensor:
@@ -184,12 +184,14 @@ def _mended(sums: Sequence[Sums], slack: Tensor) -> list[Sums]:
     """Returns the sums, computed again for candidates until they have no negative ``slack``."""
     found = []
     for one in sums:
-        if one.doubt is not None:
-            before, near = one, slack < 0
-            one = one.doubt.removed(one, near)
-            slack = slack + (one.gap - before.gap) / CANCELLATION
-            slack = slack + torch.where(near, before.doubt.subtracted, 0.0)
-        found.append(one)
+        if one.doubt is None:
+            found.append(one)
+            continue
+        near = slack < 0
+        again = one.doubt.removed(one, near)
+        slack = slack + (again.gap - one.gap) / CANCELLATION
+        slack = slack + torch.where(near, one.doubt.subtracted, 0.0)
+        found.append(again)
     return found
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from engine.attacks.matching.contributions import Contribution, collect, of_gradients
 from engine.attacks.matching.moments import Moments, Observation, Place
-from engine.attacks.matching.rules import RULES, STAND_INS, AnyLayerRule, Rule
-from engine.attacks.matching.tape import Tape, frozen_copy, replaced
+from engine.attacks.matching.rules import RULES, AnyLayerRule, Rule
+from engine.attacks.matching.simplified import simplified
+from engine.attacks.matching.tape import Tape
 from engine.errors import UnsupportedModelError
 from engine.federation.client import batch_loss, compute_update
 from engine.federation.update import Update
@@ -55,7 +56,7 @@ class Kernels:
     def __init__(self, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
         shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
         self.names, self._shapes = tuple(shapes), shapes
-        run, self._places = simplified(model, image_shape)
+        run, self._places = simplified(model, _probe(model, image_shape)[0])
         self._tape = Tape(run, layers=lambda layer: bool(self._own(layer)))
         paths = {module: name for name, module in run.named_modules()}
         calls = self._calls(model, image_shape)
@@ -219,61 +220,6 @@ class _Pass:
         for places in parts:
             gap[:, self._column[places[0].name]] += self._observation.outside(places)
         return Moments(squared, gap, self._observation.squared, torch.zeros_like(gap))
-
-
-def simplified(
-    model: nn.Module, image_shape: tuple[int, int, int]
-) -> tuple[nn.Module, dict[int, Place]]:
-    """Returns a frozen copy with stand-ins where there are some, and where parameters lie.
-
-    Returns:
-        The copy, and the places of trainable parameters in an update by the ``id`` of the copy's.
-    """
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    copied = frozen_copy(model)
-    located = {id(p): Place(name) for name, p in copied.named_parameters() if name in trainable}
-    shapes = _shapes_of_inputs(copied, _probe(model, image_shape)[0])
-    made: dict[nn.Module, nn.Module] = {}
-
-    def replace(module: nn.Module) -> nn.Module:
-        if module not in made:
-            make = STAND_INS.get(type(module))
-            stand_in = make(module, shapes.get(module)) if make else None
-            made[module] = stand_in.module if stand_in else module
-            for key, (source, ranges) in stand_in.parts.items() if stand_in else ():
-                whole = located.get(id(module.get_parameter(source)))
-                if whole is not None:
-                    located[id(stand_in.module.get_parameter(key))] = Place(whole.name, ranges)
-        return made[module]
-
-    copied = replaced(copied, replace)
-    return copied, {id(p): located[id(p)] for p in copied.parameters() if id(p) in located}
-
-
-def _shapes_of_inputs(model: nn.Module, images: Tensor) -> dict[nn.Module, torch.Size]:
-    """Returns the input's shape of layers used once, whose parameters no other layer has."""
-    shapes: dict[nn.Module, torch.Size] = {}
-    calls, owners = Counter[nn.Module](), Counter[int]()
-    for module in model.modules():
-        owners.update(id(p) for p in module.parameters(recurse=False))
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        calls[module] += 1
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
-            shapes[module] = inputs[0].shape
-
-    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {
-        module: shape
-        for module, shape in shapes.items()
-        if calls[module] == 1 and all(owners[id(p)] == 1 for p in module.parameters(recurse=False))
-    }
 
 
 def _probe(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

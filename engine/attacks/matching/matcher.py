@@ -14,6 +14,7 @@ from engine.attacks.matching.moments import Moments, Observation
 from engine.errors import UnsupportedModelError
 from engine.federation.client import FEDSGD, LocalTraining, compute_update, trainable_parameters
 from engine.federation.update import Update
+from engine.precision import tensor_float
 
 
 class Matcher:
@@ -35,6 +36,7 @@ class Matcher:
             not accept such images.
     """
 
+    @tensor_float(False)
     def __init__(
         self,
         model: nn.Module,
@@ -74,6 +76,7 @@ class Matcher:
         """Whether moments come without updates."""
         return self._kernels is not None
 
+    @tensor_float(False)
     def moments(
         self, images: Tensor, labels: Tensor, observations: Sequence[tuple[Observation, int]]
     ) -> list[Moments]:
@@ -81,6 +84,7 @@ class Matcher:
         assert self._kernels is not None
         return self._kernels.moments(images, labels, observations)
 
+    @tensor_float(False)
     def updates(self, images: Tensor, labels: Tensor) -> Update:
         """Returns the updates of ``C`` candidates of images ``(C * B, ch, H, W)``."""
         candidates = len(images) // self.images_per_candidate

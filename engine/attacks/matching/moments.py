@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from engine.federation.update import Update, entries
+from engine.federation.update import Update
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ class Tape:
 
     Args:
         model: A model none of whose parameters asks for a gradient, so that a backward pass
-            computes gradients of activations alone; see :func:`frozen_copy`.
+            computes gradients of activations alone; see ``simplified.py``.
         layers: Whether a layer is reported.
     """
 
@@ -93,18 +92,3 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         ctx.report(gradient)
         return gradient, None, None
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """Returns a copy that shares the model's parameters and buffers but asks for no gradient."""
-    shared: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
-    }
-    return copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()})
-
-
-def replaced(module: nn.Module, replace: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Returns the module with ``replace`` applied to all its descendants, then to itself."""
-    for name, child in module.named_children():
-        setattr(module, name, replaced(child, replace))
-    return replace(module)

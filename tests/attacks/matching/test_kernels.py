@@ -177,7 +177,24 @@ def target_model(name, image_shape):
     return lambda: make_target_model(name, image_shape=image_shape, classes=CLASSES, seed=0)
 
 
+class SmallMaps(nn.Module):
+    """Ends on maps so small that kernels meet little but padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 3, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.down = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(4, 4, 5, padding=2, bias=False)
+        self.readout = nn.Linear(4, CLASSES)
+
+    def forward(self, images):
+        maps = functional.relu_(self.down(self.norm(self.stem(images)).relu()))
+        return self.readout((self.last(maps) + maps).flatten(1))
+
+
 MODELS = {
+    "maps smaller than kernels": (SmallMaps, (1, 4, 4)),
     "lenet": (target_model("lenet", (1, 12, 12)), (1, 12, 12)),
     "resnet18 of small images": (target_model("resnet18", (3, 8, 8)), (3, 8, 8)),
     "resnet18 of torchvision": (torchvision_resnet18, (3, 32, 32)),

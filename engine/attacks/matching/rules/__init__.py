@@ -11,13 +11,14 @@ from engine.attacks.matching.rules import (
 )
 from engine.attacks.matching.rules.any_layer import AnyLayerRule
 from engine.attacks.matching.rules.base import RULES, Rule
-from engine.attacks.matching.rules.stand_ins import STAND_INS
+from engine.attacks.matching.rules.stand_ins import STAND_INS, StandIn
 
 __all__ = [
     "RULES",
-    "AnyLayerRule",
     "STAND_INS",
+    "AnyLayerRule",
     "Rule",
+    "StandIn",
     "attention",
     "batch_norm",
     "convolution",

@@ -73,7 +73,8 @@ class ProductRule(Rule):
         candidates: int,
         targets: Mapping[str, Target],
     ) -> dict[str, Contribution]:
-        factors, found = self.factors(layer, inputs, deltas, candidates), {}
+        factors = self.factors(layer, inputs, deltas, candidates)
+        found: dict[str, Contribution] = {}
         if "weight" in targets:
             found["weight"] = contribution(factors, targets["weight"])
         if "bias" in targets:

@@ -26,19 +26,19 @@ class CroppedConv2d(nn.Conv2d):
     """
 
     def __init__(self, original: nn.Conv2d, crops: tuple[Crop, Crop]) -> None:
+        high, wide = crops
         super().__init__(
             original.in_channels,
             original.out_channels,
-            tuple(crop.stop - crop.start for crop in crops),
+            (high.stop - high.start, wide.stop - wide.start),
             stride=original.stride,  # type: ignore[arg-type]  # Always two numbers by now.
-            padding=tuple(crop.padding for crop in crops),
+            padding=(high.padding, wide.padding),
             dilation=original.dilation,  # type: ignore[arg-type]
             groups=original.groups,
             bias=False,
             device="meta",
         )
-        part = tuple(slice(crop.start, crop.stop) for crop in crops)
-        view = original.weight.detach()[:, :, *part]
+        view = original.weight.detach()[:, :, high.start : high.stop, wide.start : wide.stop]
         self.weight, self.bias = nn.Parameter(view, requires_grad=False), original.bias
         self._copied: tuple[int, Tensor] | None = None
 

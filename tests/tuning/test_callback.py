@@ -1,0 +1,84 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from engine.tuning.callback import ListenerCallback
+from engine.tuning.worker import News
+
+OUTCOME = {"result": {"loss": 1.0}, "arrays": {"image": np.zeros((28, 28))}}
+PROGRESS = {"evaluations": 10, "loss": 0.5}
+ERROR = {"error": "ValueError: no", "traceback": "where"}
+
+
+class Listener:
+    def __init__(self):
+        self.heard = []
+
+    def __getattr__(self, name):
+        return lambda *what: self.heard.append((name, *what))
+
+
+@pytest.fixture
+def listener():
+    return Listener()
+
+
+@pytest.fixture
+def callback(listener):
+    return ListenerCallback(listener)
+
+
+def report(callback, news, trial=None):
+    result = {"news": News(news), "done": False}
+    callback.on_trial_result(1, [], trial, result)
+    return result
+
+
+def test_a_listener_hears_of_each_trial_what_a_worker_reports(callback, listener):
+    report(callback, {"a": PROGRESS, "b": OUTCOME, "c": ERROR})
+
+    assert listener.heard == [
+        ("progressed", "a", 10, 0.5),
+        ("finished", "b", OUTCOME["result"], OUTCOME["arrays"]),
+        ("failed", "c", "ValueError: no", "where"),
+    ]
+
+
+def test_an_outcome_is_heard_of_once(callback, listener):
+    for _ in range(2):
+        report(callback, {"b": OUTCOME})
+
+    assert len(listener.heard) == 1
+
+
+def test_a_result_of_tunes_own_is_passed_over(callback, listener):
+    callback.on_trial_result(1, [], None, {"done": True})
+
+    assert listener.heard == []
+
+
+def test_nothing_of_the_news_stays_with_tune(callback):
+    kept = report(callback, {"b": OUTCOME})
+
+    # Tune keeps, prints and saves the last result; an empty one it would announce.
+    assert json.loads(json.dumps(kept)) == kept
+    assert kept["news"]
+
+
+def test_news_is_not_written_out():
+    assert len(repr(News({"b": OUTCOME}))) < 100
+
+
+def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener):
+    trial = SimpleNamespace(config={"trials": ["a", "b"]}, get_error=lambda: OSError("gone"))
+    report(callback, {"b": OUTCOME})
+
+    callback.on_trial_start(1, [], trial)
+    callback.on_trial_error(1, [], trial)
+
+    assert listener.heard[1:] == [
+        ("started", "a"),
+        ("failed", "a", "worker lost: OSError", "gone"),
+    ]
