@@ -429,7 +429,7 @@ def _search(
         on_batch=note,
     )
     return _Found(
-        images=found.image,
+        images=found.images,
         label=objective.labels[0],
         loss=found.loss,
         imitation=str(objective.imitate),
