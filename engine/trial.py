@@ -5,7 +5,6 @@ observed update, an attacker with some knowledge searches for the latent that wo
 and the scoring side says how much of the private image the reconstruction shows.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -17,14 +16,13 @@ from torch import Tensor, nn
 
 from engine.attacks import (
     AttackSettings,
-    Evaluation,
     GradientMatchingObjective,
     Progress,
     Steps,
     ThreatKnowledge,
     attack_steps,
-    evaluate_together,
     prepare_objective,
+    run_in_turn,
 )
 from engine.defenses import DEFENSES, ClientContext, Defense, apply_defenses, label_defenses
 from engine.federation import Head, Update, compute_update
@@ -209,82 +207,13 @@ def run_trials(
     Yields:
         Outcomes as they come, those that come at once together.
     """
-    running = [
-        _Running(spec, _trial_steps(spec, lab, known_losses.get(spec.id), on_batch))
-        for spec in specs
-    ]
-    while running:
-        over = [Outcome(one.spec, one.outcome) for one in running if one.outcome is not None]
-        if over:
-            yield over
-        running = [one for one in running if one.outcome is None]
-        _step(running)
+    steps = [_trial_steps(spec, lab, known_losses.get(spec.id), on_batch) for spec in specs]
+    for over in run_in_turn(steps):
+        yield [Outcome(specs[one.place], _timed(one.outcome, one.seconds)) for one in over]
 
 
-class _Running:
-    """A trial under way.
-
-    Attributes:
-        spec: What it is.
-        wanted: What it needs evaluated next.
-        outcome: How it ended; None while it runs.
-        seconds: Time spent on it.
-    """
-
-    def __init__(
-        self, spec: TrialSpec, steps: Steps[GradientMatchingObjective, TrialResult]
-    ) -> None:
-        self.spec, self._steps = spec, steps
-        self.wanted: Evaluation[GradientMatchingObjective]
-        self.outcome: TrialResult | Exception | None = None
-        self.seconds = 0.0
-        self._advance(lambda: next(steps))
-
-    def answer(self, losses: Tensor | Exception) -> None:
-        """Takes the next step with the losses of what was wanted, or with why there are none."""
-        if isinstance(losses, Exception):
-            error = losses
-            self._advance(lambda: self._steps.throw(error))
-        else:
-            found = losses
-            self._advance(lambda: self._steps.send(found))
-
-    def _advance(self, step: Callable[[], Evaluation[GradientMatchingObjective]]) -> None:
-        started = time.monotonic()
-        try:
-            self.wanted = step()
-        except StopIteration as end:
-            self.outcome = end.value
-        except Exception as error:  # Ends this trial alone.
-            self.outcome = error
-        self.seconds += time.monotonic() - started
-        if isinstance(self.outcome, TrialResult):
-            self.outcome = replace(self.outcome, wall_s=self.seconds)
-
-
-def _step(running: Sequence[_Running]) -> None:
-    """Evaluates what all running trials want, and lets each go on."""
-    if not running:
-        return
-    started = time.monotonic()
-    found = _evaluate([trial.wanted for trial in running])
-    seconds = time.monotonic() - started
-    candidates = sum(len(trial.wanted.latents) for trial in running)
-    for trial, losses in zip(running, found, strict=True):
-        trial.seconds += seconds * len(trial.wanted.latents) / candidates
-        trial.answer(losses)
-
-
-def _evaluate(
-    wanted: Sequence[Evaluation[GradientMatchingObjective]],
-) -> Sequence[Tensor | Exception]:
-    """Returns the losses of each; where one cannot be evaluated, the others are nonetheless."""
-    try:
-        return evaluate_together([one.objective for one in wanted], [one.latents for one in wanted])
-    except Exception as error:
-        if len(wanted) == 1:
-            return [error]
-        return [_evaluate([one])[0] for one in wanted]
+def _timed(outcome: TrialResult | Exception, seconds: float) -> TrialResult | Exception:
+    return outcome if isinstance(outcome, Exception) else replace(outcome, wall_s=seconds)
 
 
 def _trial_steps(

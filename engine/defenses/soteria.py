@@ -43,8 +43,8 @@ class Soteria:
 
     For each feature ``r_f`` of the representation (the input of the last linear layer, found from
     the model) the ratio ``||d r_f / d x|| / (r_f + 1e-10)`` is taken, and the columns whose ratio
-    is below the ``percent``-th percentile are zeroed. The bias is not touched. A client with several
-    images has one mask, from the sum of their ratios, as in the published code.
+    is below the ``percent``-th percentile are zeroed. The bias is not touched. A client with
+    several images has one mask, from the sum of their ratios, as in the published code.
 
     *Every code base has its own Soteria*; ``version`` names ours: ``ggl`` is the form in GGL's
     published code. `Sun et al. (2021) <https://arxiv.org/abs/2012.06043>`_ add 0.1 to the
