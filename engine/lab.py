@@ -90,6 +90,7 @@ def check_plan(plan: Plan) -> Lab:
             "label_inference: bias, got none. Use label_inference: row_sum."
         )
     matching_paths(plan, lab)
+    _check_local_steps(plan, lab)
     return lab
 
 
@@ -134,6 +135,16 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
             )
         )
     return specs
+
+
+def _check_local_steps(plan: Plan, lab: Lab) -> None:
+    """Raises a PlanError if the clients' training leaves the finite numbers."""
+    update = client_update(trial_specs(plan)[0], lab, 0)
+    if plan.client.local_steps > 1 and not bool(update.l2_norms().isfinite().all()):
+        raise PlanError(
+            f"Expected a finite update after {plan.client.local_steps} local steps, got one that "
+            f"grew out of bounds at client.learning_rate: {plan.client.learning_rate:g}. Lower it."
+        )
 
 
 def _is_captured(plan: Plan, defense: int) -> bool:

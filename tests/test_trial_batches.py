@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 import engine.trial
 from engine.federation import compute_update
+from engine.federation.captures import write_capture
 from engine.federation.client import LocalTraining
 from engine.federation.private_images import PrivateImages
-from engine.lab import build_lab
+from engine.lab import build_lab, trial_specs
 from engine.plan import make_plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.seeding import stream
@@ -266,3 +268,26 @@ def test_one_step_is_the_gradient_whatever_the_learning_rate(lab):
     update = compute_update(lab.model, lab.private.images[:2], LABELS[:2], images_per_client=2)
     for name, tensor in update.tensors.items():
         assert torch.equal(observed.tensors[name], tensor)
+
+
+@pytest.mark.parametrize("client", [{"images": 2}, {"images": 3, "local_steps": 3}])
+def test_captures_of_clients_give_what_simulating_them_gives(client, tmp_path):
+    plan = {
+        "client": client,
+        "targets": 2,
+        "defenses": [{"name": "clipping", "max_norm": 0.5}],
+        "attack": {"budget": 56},
+    }
+    simulated = make_plan(plan, source="test")
+    spec, lab = trial_specs(simulated)[0], build_lab(simulated)
+    paths = [str(tmp_path / f"{number}.safetensors") for number in range(2)]
+    for number, path in enumerate(paths):
+        write_capture(Path(path), observe(spec, lab, number)[0])
+
+    received = make_plan({**plan, "captures": paths}, source="test")
+
+    lab_of_captures = build_lab(received)
+    assert len(lab_of_captures.private.images) == 2 * client["images"]
+    for one, other in zip(trial_specs(simulated), trial_specs(received), strict=True):
+        if one.attack in ("ggl", "prior_only"):
+            assert_equal_results(run_trial(one, lab), run_trial(other, lab_of_captures))

@@ -219,6 +219,13 @@ def refuse(name, plan, code, *said):
             "Unknown key 'client.steps'; expected one of: images, learning_rate, local_steps",
         ),
         refuse(
+            "a training that diverges",
+            {"client": {"local_steps": 5, "learning_rate": 1e30}},
+            PLAN,
+            "Expected a finite update after 5 local steps",
+            "client.learning_rate: 1e+30. Lower it.",
+        ),
+        refuse(
             "more images than all clients can have",
             {"client": {"images": 8}},
             PLAN,
