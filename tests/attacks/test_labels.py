@@ -108,6 +108,12 @@ def test_the_bias_rule_adds_what_one_image_took(entries, images, steps, labels):
         ((-8.0, -0.5, 5.0), 1, (0,)),
         # Impact 8.5 / 4 * 4/3: after one each, -5.2 and 2.3; then -2.3 and 2.3; then 0.5.
         ((-8.0, -0.5, 5.0), 4, (0, 0, 0, 1)),
+        # Impact 6/3 * 4/3: after two images -0.7 of class 0 is left.
+        ((-6.0, 5.0, 0.5), 3, (0, 0, 0)),
+        # Impact 6/5 * 4/3: after four images 0.4 of class 0 is left.
+        ((-6.0, 5.0, 0.2), 5, (0, 0, 0, 0, 2)),
+        # Impact 4/5 * 4/3: after one image each -0.9, after two each 0.13.
+        ((-2.0, -2.0, 0.1), 5, (0, 0, 1, 1, 2)),
         ((-8.0, 3.0, 0.1), 2, (0, 0)),  # Impact 16/3: -2.7 is left.
         ((-8.0, 3.0, -6.0), 3, (0, 0, 2)),  # Impact 56/9: -1.8 and 0.2 are left.
     ],

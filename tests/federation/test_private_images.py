@@ -82,13 +82,13 @@ def test_without_another_of_its_class_the_donor_is_the_next_image(target, donor)
     ("client", "donor"),
     [
         (0, 3),  # Holds both classes of client 0, the other way round.
-        (1, 2),  # Holds class 2 twice as client 1 does; client 3 holds it once.
-        (2, 1),
-        (4, 0),  # Shares no class with any: the next, from the start again.
+        (1, 4),  # Holds class 2 twice as client 1 does; client 2 holds it once.
+        (4, 1),
+        (5, 0),  # Shares no class with any: the next, from the start again.
     ],
 )
 def test_the_donor_of_a_client_is_the_next_with_the_most_classes_in_common(client, donor):
-    labels = [5, 7, 2, 2, 2, 2, 7, 5, 8, 9, 1]  # The last one is of no client.
+    labels = [5, 7, 2, 2, 2, 9, 7, 5, 2, 2, 8, 1, 4]  # The last one is of no client.
 
     assert private_with(labels).donor_of(client, 2) == donor
 
