@@ -65,8 +65,8 @@ class Recorder:
         self.view.progressed(trial, evaluations)
 
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-        """Keeps a trial's outcome: its image first, its result last, as that marks it finished."""
-        self.folder.save_image(trial, arrays["image"])
+        """Keeps a trial's outcome: its images first, its result last, as that marks it finished."""
+        self.folder.save_images(trial, arrays["images"])
         self.folder.save_losses(trial, np.asarray(arrays["losses"]), result["spec"])
         self.folder.append_event(
             "trial_finished",
@@ -254,6 +254,9 @@ def _finish_tracking(uploader: Uploader | None, console: Console) -> None:
 def _audit_params(plan: Plan) -> dict[str, str | float]:
     return {
         "targets": plan.targets,
+        "client_images": plan.client.images,
+        "local_steps": plan.client.local_steps,
+        "learning_rate": plan.client.learning_rate,
         "seed": plan.seed,
         "data": plan.data,
         "target_model": plan.target_model.name,
@@ -296,25 +299,28 @@ def _images(
     None if ``private/`` was emptied, as one may: the figures do not need it.
     """
     try:
-        images = {trial["id"]: folder.load_image(trial["id"]) for trial in summary["trials"]}
+        images = {trial["id"]: folder.load_images(trial["id"]) for trial in summary["trials"]}
     except FileNotFoundError:
         return None
     for target in {trial["target"] for trial in summary["trials"]}:
-        images[f"target/{target}"] = lab.private.images[target].numpy()
+        held = lab.private.of_client(target, summary["plan"]["client"]["images"])
+        images[f"target/{target}"] = held.images.numpy()
     return images
 
 
 def _write_csv(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
     """Writes one line a trial."""
     plain = ("id", "defense", "attack", "searcher", "target", "seed", "loss", "evaluations")
-    more = ("nonfinite", "wall_s", "label", "inferred_label", "defense_change", "among")
+    labels = ("labels", "inferred_labels")
+    more = ("nonfinite", "wall_s", *labels, "defense_change", "among")
     metrics = list(HIGHER_LEAKS)
     hits = list(trials[0]["hits"]) if trials else []
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*plain, *more, *metrics, *(f"identification_{name}" for name in hits)])
         for trial in trials:
-            row = [trial[name] for name in (*plain, *more)]
+            texts = {name: " ".join(map(str, trial[name])) for name in labels}
+            row = [{**trial, **texts}[name] for name in (*plain, *more)]
             row += [trial["metrics"].get(name) for name in metrics]
             writer.writerow(row + [trial["hits"].get(name) for name in hits])
 

@@ -9,7 +9,7 @@ from engine.attacks import prepare_objective
 from engine.attacks.attack import check_settings
 from engine.checkpoints import file_sha256, load_weights, read_tensors
 from engine.errors import InputError, PlanError
-from engine.federation import compute_update, find_head, make_target_model
+from engine.federation import find_head, make_target_model
 from engine.federation.captures import read_capture
 from engine.federation.private_images import PrivateImages, load_private_images
 from engine.generators import Generator, load_generator
@@ -17,7 +17,7 @@ from engine.plan import Plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
-from engine.trial import Lab, TrialSpec, knowledge_of
+from engine.trial import Lab, TrialSpec, client_update, knowledge_of
 from search_spaces.audit_grid import audit_grid
 
 
@@ -38,7 +38,7 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
     )
     _check_fit(plan, generator, private, classifier)
     if plan.captures:
-        private = private.first(len(plan.captures))
+        private = private.first(len(plan.captures) * plan.client.images)
     _check_targets(plan, available=len(private.images))
     model = make_target_model(
         plan.target_model.name,
@@ -84,13 +84,15 @@ def check_plan(plan: Plan) -> Lab:
     """Builds everything once in this process, so that a plan fails before any work is spent."""
     lab = build_lab(plan)
     settings = plan.attack.settings()
-    check_settings(settings, latent_dim=lab.generator.latent_dim, budget=plan.attack.budget)
+    latent_dim = plan.client.images * lab.generator.latent_dim
+    check_settings(settings, latent_dim=latent_dim, budget=plan.attack.budget)
     if settings.label_inference == "bias" and not lab.head.has_bias:
         raise PlanError(
             f"Expected a bias in the target model's last layer {lab.head.name!r} for "
             "label_inference: bias, got none. Use label_inference: row_sum."
         )
     matching_paths(plan, lab)
+    _check_local_steps(plan, lab)
     return lab
 
 
@@ -103,8 +105,8 @@ def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
         InputError: If the generator's images are not in [0, 1].
         UnsupportedModelError: If no update of the target model can be computed.
     """
-    update = compute_update(lab.model, lab.private.images[:1], lab.private.labels[:1])
     searches = [spec for spec in trial_specs(plan) if spec.attack == "ggl" and spec.target == 0]
+    update = client_update(searches[0], lab, 0)
     return {
         spec.defense_label: prepare_objective(update, knowledge_of(spec, lab), spec.settings).path
         for spec in searches
@@ -130,9 +132,21 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
                 budget=plan.attack.budget,
                 seed=plan.seed,
                 captured=bool(plan.captures) and _is_captured(plan, point.defense),
+                images=plan.client.images,
+                training=plan.client.training(),
             )
         )
     return specs
+
+
+def _check_local_steps(plan: Plan, lab: Lab) -> None:
+    """Raises a PlanError if the clients' training leaves the finite numbers."""
+    update = client_update(trial_specs(plan)[0], lab, 0)
+    if plan.client.local_steps > 1 and not bool(update.l2_norms().isfinite().all()):
+        raise PlanError(
+            f"Expected a finite update after {plan.client.local_steps} local steps, got one that "
+            f"grew out of bounds at client.learning_rate: {plan.client.learning_rate:g}. Lower it."
+        )
 
 
 def _is_captured(plan: Plan, defense: int) -> bool:
@@ -160,12 +174,16 @@ def _check_fit(
             f"Expected private images of the generator's {generator.classes} classes, "
             f"got a label {int(private.labels.max())}."
         )
-    if len(plan.captures) > len(private.images):
+    behind = len(plan.captures) * plan.client.images
+    if behind > len(private.images):
+        each = (
+            "a private image" if plan.client.images == 1 else f"{plan.client.images} private images"
+        )
         raise InputError(
-            f"Expected a private image for each of {len(plan.captures)} captures, "
+            f"Expected {each} for each of {len(plan.captures)} captures, "
             f"got {len(private.images)}. Add images to the data, or leave captures out."
         )
-    for label in {int(label) for label in private.labels[: plan.targets]}:
+    for label in {int(label) for label in private.labels[: plan.targets * plan.client.images]}:
         if not len(private.distractors_of(label)):
             raise InputError(
                 f"Expected distractors of class {label} to tell its images from, got none. "
@@ -174,14 +192,24 @@ def _check_fit(
 
 
 def _check_targets(plan: Plan, *, available: int) -> None:
-    if plan.targets > available:
-        held = "captures" if plan.captures else "private images in the data"
+    """Raises a PlanError unless ``available`` private images are enough for the plan's clients."""
+    each = plan.client.images
+    clients = available // each
+    if not clients:
         raise PlanError(
-            f"Expected at most {available} targets, as many as there are {held}, "
+            f"Expected at most {available} images a client, as many as there are private images in "
+            f"the data, got client.images: {each}. Lower client.images."
+        )
+    held = "captures" if plan.captures else "private images in the data"
+    if each > 1 and not plan.captures:
+        held = f"clients of {each} images in the data's {available}"
+    if plan.targets > clients:
+        raise PlanError(
+            f"Expected at most {clients} targets, as many as there are {held}, "
             f"got targets: {plan.targets}. Lower targets."
         )
-    if "shuffled" in plan.controls and available < 2:
+    if "shuffled" in plan.controls and clients < 2:
         raise PlanError(
-            "Expected at least 2 private images for the shuffled control, got 1. "
-            "Add another, or leave shuffled out of controls."
+            f"Expected at least {2 * each} private images for the shuffled control, "
+            f"got {available}. Add another client's, or leave shuffled out of controls."
         )

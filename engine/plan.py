@@ -22,6 +22,7 @@ from engine import assets
 from engine.attacks import PRESETS, AttackSettings
 from engine.defenses import DEFENSES, Defense, label_defenses
 from engine.errors import InputError, PlanError
+from engine.federation.client import LocalTraining
 from engine.federation.target_models import TARGET_MODELS
 from engine.generators.precision import Precision
 from engine.registry import nearest, unknown_name
@@ -64,6 +65,26 @@ class TargetModelPlan(Strict):
     def check(self) -> None:
         """Raises PlanError unless the name is registered."""
         TARGET_MODELS.get(self.name)
+
+
+class ClientPlan(Strict):
+    """What each client computes its update from, and how; the server prescribes the latter.
+
+    Attributes:
+        images: Private images of a client, ``B``: the first ``B`` of the data are those of
+            target 0, the next ``B`` those of target 1.
+        local_steps: Gradient steps on all of them together. 1 is FedSGD: the update is the
+            gradient; more are FedAvg without momentum.
+        learning_rate: Of the local steps; without effect for one.
+    """
+
+    images: int = Field(default=1, ge=1)
+    local_steps: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+
+    def training(self) -> LocalTraining:
+        """Returns what the clients do with their images."""
+        return LocalTraining(self.local_steps, self.learning_rate)
 
 
 class WeightsPlan(Strict):
@@ -191,11 +212,12 @@ class Plan(Strict):
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
         data: An embedded data set, or the path of a safetensors file of private images.
-        captures: Updates a server received, one safetensors file for each of the first private
-            images, in place of simulated ones. ``defenses`` then lists the one chain of defenses
+        captures: Updates a server received, one safetensors file for each of the first clients,
+            in place of simulated ones. ``defenses`` then lists the one chain of defenses
             they went through, and beside it ``none``, which is simulated: without it there is
             nothing to see the attack working on, and the verdict is inconclusive.
-        targets: Private images to attack, the first of the data.
+        targets: Clients to attack, those with the first private images of the data.
+        client: What each of them computes its update from.
         defenses: Each a name, a mapping of name and settings, or a list of those in the order
             the client applies them.
         controls: Which controls run beside the attack.
@@ -207,6 +229,7 @@ class Plan(Strict):
     data: Reference = "fashion-mnist"
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
+    client: ClientPlan = ClientPlan()
     target_model: TargetModelPlan = TargetModelPlan()
     generator: GeneratorPlan = GeneratorPlan()
     classifier: WeightsPlan = WeightsPlan()
@@ -357,7 +380,7 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
     weights = f"trained, {model.weights}" if model.weights else f"untrained, seed {model.seed}"
     rows = {
         "Adversary": "an honest-but-curious server: it follows the protocol and reads one update",
-        "Observes": "one client's update after its defenses: FedSGD, one gradient, batch of 1",
+        "Observes": f"one client's update after its defenses: {_describe_training(plan.client)}",
         "Target model": f"known: {model.name} ({weights}), in evaluation mode",
         "Prior": f"a generator of public images: {plan.generator.weights}, in "
         f"{plan.generator.precision}",
@@ -369,6 +392,16 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Chooses by": "matching loss alone; no private image and no metric reaches the attack",
     }
     return [{"what": what, "how": how} for what, how in rows.items()]
+
+
+def _describe_training(client: ClientPlan) -> str:
+    kind = "FedSGD, one gradient"
+    if client.local_steps > 1:
+        kind = f"FedAvg, {client.local_steps} local steps of learning rate {client.learning_rate:g}"
+    return (
+        f"{kind}, batch of {client.images}; both are known, since the server prescribes the "
+        "training and clients report how many images they trained on"
+    )
 
 
 def _describe_loss(settings: AttackSettings) -> str:

@@ -130,13 +130,13 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def save_image(self, trial: str, image: np.ndarray) -> None:
-        """Keeps a reconstruction ``(ch, H, W)`` among the private files."""
-        save_file({"image": np.ascontiguousarray(image)}, self.private / f"{trial}.safetensors")
+    def save_images(self, trial: str, images: np.ndarray) -> None:
+        """Keeps a reconstruction ``(B, ch, H, W)`` among the private files."""
+        save_file({"images": np.ascontiguousarray(images)}, self.private / f"{trial}.safetensors")
 
-    def load_image(self, trial: str) -> np.ndarray:
-        """Returns a reconstruction ``(ch, H, W)``."""
-        return load_file(self.private / f"{trial}.safetensors")["image"]
+    def load_images(self, trial: str) -> np.ndarray:
+        """Returns a reconstruction ``(B, ch, H, W)``."""
+        return load_file(self.private / f"{trial}.safetensors")["images"]
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Returns the results of the finished trials by their ids."""

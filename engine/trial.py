@@ -2,10 +2,10 @@
 
 Reads as the sentence of the domain: a client computes an update, its defenses turn it into the
 observed update, an attacker with some knowledge searches for the latent that would have caused it,
-and the scoring side says how much of the private image the reconstruction shows.
+and the scoring side says how much of the private images the reconstruction shows.
 """
 
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -17,32 +17,30 @@ from torch import Tensor, nn
 
 from engine.attacks import (
     AttackSettings,
-    Evaluation,
     GradientMatchingObjective,
     Progress,
     Steps,
     ThreatKnowledge,
     attack_steps,
-    evaluate_together,
     prepare_objective,
+    run_in_turn,
 )
 from engine.defenses import DEFENSES, ClientContext, Defense, apply_defenses, label_defenses
 from engine.federation import Head, Update, compute_update
+from engine.federation.client import FEDSGD, LocalTraining
 from engine.federation.private_images import PrivateImages
 from engine.generators import Generator
 from engine.generators.precision import Precision, in_precision
-from engine.scoring import metrics
+from engine.scoring.assignment import assign
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.groups import ANY_DEFENSE
-from engine.scoring.identification import pixels, truth_rank
 from engine.scoring.oracle import project
-from engine.scoring.perceptual import lpips, lpips_weights
+from engine.scoring.reconstructions import Trace, score
 from engine.seeding import stream, stream_seed
 
 ATTACKS: Final = ("ggl", "prior_only", "shuffled", "random_best", "oracle")
 CONTROLS: Final = ATTACKS[1:]
 PRIOR_DRAWS = 64
-TRACE_POINTS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +51,15 @@ class TrialSpec:
         id: Name of the trial, unique in its audit and fit for a folder.
         attack: ``ggl``, or one of the controls: ``prior_only`` (images of the generator, no
             update), ``shuffled`` (the attack against another client's update), ``random_best``
-            (random search) and ``oracle`` (projection of the true image).
+            (random search) and ``oracle`` (projection of the true images).
         defense: Names and settings of the defenses the client applies, in order.
         settings: How the attack searches.
-        target: Index of the private image.
+        target: Index of the client whose images are to be rebuilt.
         budget: Candidate evaluations.
         seed: Root of every random stream of the trial.
         captured: Whether the observed update is a captured one instead of simulated.
+        images: Private images ``B`` of every client: client ``i`` holds those from ``i * B`` on.
+        training: What clients do with them.
     """
 
     id: str
@@ -70,6 +70,8 @@ class TrialSpec:
     budget: int
     seed: int
     captured: bool = False
+    images: int = 1
+    training: LocalTraining = FEDSGD
 
     def chain(self) -> tuple[Defense, ...]:
         """Returns the client's defenses, built."""
@@ -91,8 +93,8 @@ class Lab:
         generator: The attacker's generator.
         private: The clients' images.
         classifier: The evaluation classifier, which no attack uses.
-        captures: Updates that real clients shared, in the order of the private images; empty
-            where clients are simulated.
+        captures: Updates that real clients shared, in the order of the clients; empty where
+            clients are simulated.
         precision: In which the attacker runs the generator; the oracle runs it in single precision.
     """
 
@@ -107,37 +109,38 @@ class Lab:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What one trial found, and how much of the private image it shows.
+    """What one trial found, and how much of the client's private images it shows.
 
     Attributes:
         loss: Matching loss of the reconstruction; None where nothing was matched.
         evaluations: Candidates evaluated.
         nonfinite: Candidates whose loss was not finite.
-        label: The true class.
-        inferred_label: The class the attacker inferred; the true one for the oracle.
+        labels: The true classes, ``B`` of them in the order of the images.
+        inferred_labels: The classes the attacker inferred, ``B`` of them in ascending order; the
+            true ones for the oracle.
         imitation: What the attacker estimated of the defense, in words.
         defense_change: ``||observed - client update|| / ||client update||``: 0 when the defense
             did nothing to this update.
-        metrics: Metric name to value, see :mod:`engine.scoring.metrics`.
-        hits: Identification of the truth among its class's distractors, averaged over the
-            reconstructions: ``top1``, ``top5`` by pixels, ``top1_features``, ``top5_features`` by
-            the evaluation classifier's features.
-        among: Images the truth was to be told from, itself included.
+        metrics: Metric name to value, see :mod:`engine.scoring.metrics`, averaged over the images
+            and over reconstructions, where there are several.
+        hits: Identification of the private images, averaged likewise, see :class:`Scores`.
+        among: Images one was to be told from, itself included.
         trace: Rows of evaluations, best loss and its PSNR along the search.
         wall_s: Seconds the trial took; of what it shared with other trials, its part.
         matching: How candidates were compared with the observed update, in words; empty where
             they were not.
         population: Candidates per generation; 0 where there was none.
         chunk_size: Those evaluated at once: all, or fewer where memory had no room for them.
-        image: The reconstruction, ``(ch, H, W)`` in [0, 1]; private.
+        images: The reconstruction, ``(B, ch, H, W)`` in [0, 1], each image in the place of the
+            private one it is held to be; private.
         losses: Loss of every candidate in the order evaluated.
     """
 
     loss: float | None
     evaluations: int
     nonfinite: int
-    label: int
-    inferred_label: int
+    labels: tuple[int, ...]
+    inferred_labels: tuple[int, ...]
     imitation: str
     defense_change: float
     matching: str
@@ -148,16 +151,16 @@ class TrialResult:
     among: int
     trace: list[tuple[int, float, float]] = field(default_factory=list)
     wall_s: float = 0.0
-    image: np.ndarray
+    images: np.ndarray
     losses: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """An attack's outcome before scoring: images ``(N, ch, H, W)``, and how it came about."""
+    """An attack's outcome before scoring: images ``(N, B, ch, H, W)``, and how it came about."""
 
     images: Tensor
-    label: int
+    labels: tuple[int, ...]
     loss: float | None = None
     imitation: str = ""
     matching: str = ""
@@ -212,82 +215,13 @@ def run_trials(
     Yields:
         Outcomes as they come, those that come at once together.
     """
-    running = [
-        _Running(spec, _trial_steps(spec, lab, known_losses.get(spec.id), on_batch))
-        for spec in specs
-    ]
-    while running:
-        over = [Outcome(one.spec, one.outcome) for one in running if one.outcome is not None]
-        if over:
-            yield over
-        running = [one for one in running if one.outcome is None]
-        _step(running)
+    steps = [_trial_steps(spec, lab, known_losses.get(spec.id), on_batch) for spec in specs]
+    for over in run_in_turn(steps):
+        yield [Outcome(specs[one.place], _timed(one.outcome, one.seconds)) for one in over]
 
 
-class _Running:
-    """A trial under way.
-
-    Attributes:
-        spec: What it is.
-        wanted: What it needs evaluated next.
-        outcome: How it ended; None while it runs.
-        seconds: Time spent on it.
-    """
-
-    def __init__(
-        self, spec: TrialSpec, steps: Steps[GradientMatchingObjective, TrialResult]
-    ) -> None:
-        self.spec, self._steps = spec, steps
-        self.wanted: Evaluation[GradientMatchingObjective]
-        self.outcome: TrialResult | Exception | None = None
-        self.seconds = 0.0
-        self._advance(lambda: next(steps))
-
-    def answer(self, losses: Tensor | Exception) -> None:
-        """Takes the next step with the losses of what was wanted, or with why there are none."""
-        if isinstance(losses, Exception):
-            error = losses
-            self._advance(lambda: self._steps.throw(error))
-        else:
-            found = losses
-            self._advance(lambda: self._steps.send(found))
-
-    def _advance(self, step: Callable[[], Evaluation[GradientMatchingObjective]]) -> None:
-        started = time.monotonic()
-        try:
-            self.wanted = step()
-        except StopIteration as end:
-            self.outcome = end.value
-        except Exception as error:  # Ends this trial alone.
-            self.outcome = error
-        self.seconds += time.monotonic() - started
-        if isinstance(self.outcome, TrialResult):
-            self.outcome = replace(self.outcome, wall_s=self.seconds)
-
-
-def _step(running: Sequence[_Running]) -> None:
-    """Evaluates what all running trials want, and lets each go on."""
-    if not running:
-        return
-    started = time.monotonic()
-    found = _evaluate([trial.wanted for trial in running])
-    seconds = time.monotonic() - started
-    candidates = sum(len(trial.wanted.latents) for trial in running)
-    for trial, losses in zip(running, found, strict=True):
-        trial.seconds += seconds * len(trial.wanted.latents) / candidates
-        trial.answer(losses)
-
-
-def _evaluate(
-    wanted: Sequence[Evaluation[GradientMatchingObjective]],
-) -> Sequence[Tensor | Exception]:
-    """Returns the losses of each; where one cannot be evaluated, the others are nonetheless."""
-    try:
-        return evaluate_together([one.objective for one in wanted], [one.latents for one in wanted])
-    except Exception as error:
-        if len(wanted) == 1:
-            return [error]
-        return [_evaluate([one])[0] for one in wanted]
+def _timed(outcome: TrialResult | Exception, seconds: float) -> TrialResult | Exception:
+    return outcome if isinstance(outcome, Exception) else replace(outcome, wall_s=seconds)
 
 
 def _trial_steps(
@@ -297,7 +231,8 @@ def _trial_steps(
     on_batch: Callable[[str, Progress], None],
 ) -> Steps[GradientMatchingObjective, TrialResult]:
     """Attacks one defended update, or runs one control, and scores the outcome."""
-    victim = lab.private.donor_of(spec.target) if spec.attack == "shuffled" else spec.target
+    shuffled = spec.attack == "shuffled"
+    victim = lab.private.donor_of(spec.target, spec.images) if shuffled else spec.target
     observed, change = observe(spec, lab, victim)
 
     if spec.attack == "oracle":
@@ -307,43 +242,53 @@ def _trial_steps(
     else:
         found = yield from _search(spec, lab, observed, known_losses, on_batch)
 
-    scored, hits, among = score(found.images, lab, target=spec.target)
-    label = int(lab.private.labels[spec.target])
-    scored["label_accuracy"] = float(found.label == label)
+    client = lab.private.of_client(spec.target, spec.images)
+    images = assign(found.images, client.images)
+    scores = score(images, client, model=lab.model, head=lab.head, classifier=lab.classifier)
+    labels = tuple(client.labels.tolist())
+    recalled = (Counter(found.labels) & Counter(labels)).total() / len(labels)
     return TrialResult(
         loss=found.loss,
         evaluations=len(found.losses),
         nonfinite=found.nonfinite,
-        label=label,
-        inferred_label=found.label,
+        labels=labels,
+        inferred_labels=found.labels,
         imitation=found.imitation,
         defense_change=change,
         matching=found.matching,
         population=found.population,
         chunk_size=found.chunk_size,
-        metrics=scored,
-        hits=hits,
-        among=among,
+        metrics={**scores.metrics, "label_accuracy": recalled},
+        hits=scores.hits,
+        among=scores.among,
         trace=found.trace,
-        image=found.images[0].cpu().numpy(),
+        images=images[0].cpu().numpy(),
         losses=found.losses,
     )
 
 
 def observe(spec: TrialSpec, lab: Lab, victim: int) -> tuple[Update, float]:
     """Returns the update the server receives from client ``victim``, and how far it was changed."""
-    image, label = lab.private.images[victim, None], lab.private.labels[victim, None]
-    client_update = compute_update(lab.model, image, label)
+    update = client_update(spec, lab, victim)
     if spec.captured:
         observed = lab.captures[victim]
     else:
-        client = ClientContext(lab.model, lab.head, image, label)
+        held = lab.private.of_client(victim, spec.images)
+        client = ClientContext(lab.model, lab.head, held.images, held.labels)
         rng = stream(spec.seed, "defense", victim)
-        observed = apply_defenses(spec.chain(), client_update, client=client, rng=rng)
+        observed = apply_defenses(spec.chain(), update, client=client, rng=rng)
     difference = Update(
-        {name: tensor - client_update.tensors[name] for name, tensor in observed.tensors.items()}
+        {name: tensor - update.tensors[name] for name, tensor in observed.tensors.items()}
     )
-    return observed, float(difference.l2_norms() / client_update.l2_norms().clamp(min=1e-12))
+    return observed, float(difference.l2_norms() / update.l2_norms().clamp(min=1e-12))
+
+
+def client_update(spec: TrialSpec, lab: Lab, client: int) -> Update:
+    """Returns what a client computes from its private images, before any defense."""
+    held = lab.private.of_client(client, spec.images)
+    return compute_update(
+        lab.model, held.images, held.labels, images_per_client=spec.images, training=spec.training
+    )
 
 
 def knowledge_of(spec: TrialSpec, lab: Lab) -> ThreatKnowledge:
@@ -355,58 +300,9 @@ def knowledge_of(spec: TrialSpec, lab: Lab) -> ThreatKnowledge:
         generate=in_precision(lab.generator, lab.precision),
         latent_dim=lab.generator.latent_dim,
         defense_kinds=tuple(name for name, _ in spec.defense),
+        training=spec.training,
+        images_per_client=spec.images,
     )
-
-
-def score(
-    images: Tensor, lab: Lab, *, target: int
-) -> tuple[dict[str, float], dict[str, float], int]:
-    """Scores ``N`` reconstructions of one private image, averaged.
-
-    Returns:
-        Metrics, identification hits, and the number of images told apart.
-    """
-    truth, label = lab.private.images[target, None], int(lab.private.labels[target])
-    truths = truth.expand_as(images)
-    extract = lab.classifier.features
-    with torch.no_grad():
-        values = {
-            "mse": metrics.mse(images, truths),
-            "psnr": metrics.psnr(images, truths),
-            "ssim": metrics.ssim(images, truths),
-            "mse_r": metrics.mse_r(images, truths, model=lab.model, head=lab.head),
-            "feature_distance": metrics.feature_distance(images, truths, extract=extract),
-        }
-        if lpips_weights().is_file():
-            values["lpips"] = lpips(images, truths)
-        distractors = lab.private.distractors_of(label)
-        by_features = truth_rank(images, truth, distractors, extract=extract)
-        by_pixels = truth_rank(images, truth, distractors, extract=pixels)
-    hits = {
-        f"top{k}{suffix}": float((ranks <= k).float().mean())
-        for suffix, ranks in (("", by_pixels), ("_features", by_features))
-        for k in (1, 5)
-    }
-    return {name: float(value.mean()) for name, value in values.items()}, hits, 1 + len(distractors)
-
-
-class _Trace:
-    """Notes loss and PSNR at about ``TRACE_POINTS`` points of a search; scoring side."""
-
-    def __init__(self, spec: TrialSpec, lab: Lab) -> None:
-        self.rows: list[tuple[int, float, float]] = []
-        self._budget, self._step = spec.budget, max(1, spec.budget // TRACE_POINTS)
-        self._truth = lab.private.images[spec.target, None]
-        self._next = 1
-
-    def note(self, progress: Progress, objective: GradientMatchingObjective) -> None:
-        if progress.best_latent is not None and (
-            progress.evaluations >= self._next or progress.evaluations == self._budget
-        ):
-            self._next = progress.evaluations + self._step
-            image = objective.generate(progress.best_latent)
-            value = float(metrics.psnr(image, self._truth))
-            self.rows.append((progress.evaluations, progress.best_loss, value))
 
 
 def _search(
@@ -417,7 +313,7 @@ def _search(
     on_batch: Callable[[str, Progress], None],
 ) -> Steps[GradientMatchingObjective, _Found]:
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
-    trace = _Trace(spec, lab)
+    trace = Trace(lab.private.of_client(spec.target, spec.images).images, spec.budget)
 
     def note(progress: Progress) -> None:
         trace.note(progress, objective)
@@ -432,8 +328,8 @@ def _search(
         on_batch=note,
     )
     return _Found(
-        images=found.image,
-        label=objective.labels[0],
+        images=found.images[None],
+        labels=objective.labels,
         loss=found.loss,
         imitation=str(objective.imitate),
         matching=objective.path,
@@ -446,20 +342,21 @@ def _search(
 
 
 def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:
-    """Draws images of the inferred class: all an attacker has who ignores the update's rest."""
+    """Draws images of the inferred classes: all an attacker has who ignores the update's rest."""
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
     rng = stream(spec.seed, "prior_only", spec.target)
-    latents = torch.randn(PRIOR_DRAWS, lab.generator.latent_dim, generator=rng)
-    return _Found(objective.generate(latents.to(lab.private.images.device)), objective.labels[0])
+    latents = torch.randn(PRIOR_DRAWS, spec.images * lab.generator.latent_dim, generator=rng)
+    images = objective.generate(latents.to(lab.private.images.device))
+    return _Found(images.unflatten(0, (PRIOR_DRAWS, spec.images)), objective.labels)
 
 
 def _project_truth(spec: TrialSpec, lab: Lab) -> _Found:
-    truth, label = lab.private.images[spec.target, None], lab.private.labels[spec.target, None]
+    client = lab.private.of_client(spec.target, spec.images)
     projection = project(
         lab.generator,
-        truth,
-        label,
+        client.images,
+        client.labels,
         latent_dim=lab.generator.latent_dim,
         rng=stream(spec.seed, "oracle", spec.target),
     )
-    return _Found(projection.images, int(label))
+    return _Found(projection.images[None], tuple(client.labels.tolist()))

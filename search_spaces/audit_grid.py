@@ -11,7 +11,7 @@ class GridPoint(NamedTuple):
     Attributes:
         defense: Index of the defense in the plan; 0 for the oracle, which depends on none.
         attack: Name of the attack or control.
-        target: Index of the private image.
+        target: Index of the client whose private images are to be rebuilt.
     """
 
     defense: int

@@ -135,6 +135,7 @@ def test_threat_knowledge_has_no_field_for_private_images():
         "latent_dim",
         "defense_kinds",
         "training",
+        "images_per_client",
     }
 
 

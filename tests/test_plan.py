@@ -2,8 +2,9 @@ import hashlib
 
 import pytest
 
-from engine import assets
+from engine import assets, lab
 from engine.errors import InputError, PlanError
+from engine.federation.client import LocalTraining
 from engine.lab import check_plan, input_hashes, trial_specs, weights_path
 from engine.plan import DEFAULT_PLAN, make_plan, read_plan, threat_card
 
@@ -138,6 +139,42 @@ def test_random_search_is_a_control_with_the_attack_otherwise_the_same():
 def test_a_file_that_changed_since_it_was_pinned_is_refused():
     with pytest.raises(InputError, match="sha256"):
         check_plan(plan_of(classifier={"sha256": "0" * 64}))
+
+
+def test_every_client_holds_as_many_images_and_trains_alike():
+    client = {"images": 3, "local_steps": 5, "learning_rate": 0.2}
+    plan = plan_of(targets=2, client=client)
+
+    specs = trial_specs(plan)
+
+    assert {(spec.images, spec.training) for spec in specs} == {(3, LocalTraining(5, 0.2))}
+    assert [spec.id for spec in specs] == [spec.id for spec in trial_specs(plan_of(targets=2))]
+
+
+def test_the_searcher_is_checked_with_the_latents_of_all_images(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        lab, "check_settings", lambda _, latent_dim, budget: seen.append(latent_dim)
+    )
+
+    check_plan(plan_of(client={"images": 3}))
+
+    assert seen == [3 * 32]
+
+
+def test_a_client_holds_one_image_and_takes_one_gradient_unless_the_plan_says_otherwise():
+    assert {(spec.images, spec.training.steps) for spec in trial_specs(plan_of())} == {(1, 1)}
+
+
+def test_the_threat_card_says_what_the_client_did_and_that_the_server_knows():
+    plain, other = (
+        {row["what"]: row["how"] for row in threat_card(plan_of(client=client))}["Observes"]
+        for client in ({}, {"images": 4, "local_steps": 5, "learning_rate": 0.02})
+    )
+
+    assert "FedSGD, one gradient, batch of 1; both are known" in plain
+    assert "FedAvg, 5 local steps of learning rate 0.02, batch of 4; both are known" in other
+    assert "clients report how many images" in other
 
 
 def test_the_threat_card_names_what_the_attacker_knows():

@@ -31,11 +31,11 @@ def test_two_audits_of_one_second_have_folders_of_their_own(tmp_path):
 
 
 def test_reconstructions_stay_where_only_their_owner_reads(folder):
-    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    images = np.arange(24, dtype=np.float32).reshape(2, 1, 3, 4)
 
-    folder.save_image("trial", image.transpose(0, 2, 1))
+    folder.save_images("trial", images.transpose(0, 1, 3, 2))
 
-    np.testing.assert_array_equal(folder.load_image("trial"), image.transpose(0, 2, 1))
+    np.testing.assert_array_equal(folder.load_images("trial"), images.transpose(0, 1, 3, 2))
     assert stat.S_IMODE(folder.private.stat().st_mode) == 0o700
 
 

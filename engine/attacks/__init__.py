@@ -11,6 +11,7 @@ from engine.attacks.attack import (
 from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.objective import GradientMatchingObjective, evaluate_together
 from engine.attacks.search import Evaluation, Progress, SearchResult, Steps, run_search, run_steps
+from engine.attacks.turns import run_in_turn
 
 __all__ = [
     "PRESETS",
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate_together",
     "prepare_objective",
     "run_attack",
+    "run_in_turn",
     "run_search",
     "run_steps",
 ]

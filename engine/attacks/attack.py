@@ -34,7 +34,7 @@ class AttackSettings:
         searcher: ``family`` or ``family:optimizer``, e.g. ``sepcma``.
         searcher_settings: Further arguments of the searcher.
         space: Name of the latent space: ``gaussian``, ``tanh`` or ``raw``.
-        label_inference: How the class is inferred from the update: ``bias`` or ``row_sum``.
+        label_inference: How the classes are inferred from the update: ``bias`` or ``row_sum``.
         distance: ``squared_l2`` (the paper's D1) or ``cosine`` (D2).
         regulariser: ``none``, ``kl`` (the paper's R1), ``norm`` (R2) or ``prior``.
         regulariser_weight: Factor of the regulariser; ``posterior`` for the one that makes squared
@@ -112,7 +112,7 @@ class Reconstruction:
     """What an attack rebuilt.
 
     Attributes:
-        image: Image of the best latent, ``(1, ch, H, W)`` in [0, 1].
+        images: Images of the best latent, ``(B, ch, H, W)`` in [0, 1].
         latent: The best latent, ``(1, d)``.
         loss: Matching loss of the best latent.
         losses: Loss of every candidate in the order evaluated, ``(evaluations,)``.
@@ -121,7 +121,7 @@ class Reconstruction:
         chunk_size: Those evaluated at once: all, or fewer where memory had no room for them.
     """
 
-    image: Tensor
+    images: Tensor
     latent: Tensor
     loss: float
     losses: np.ndarray
@@ -133,7 +133,7 @@ class Reconstruction:
 def prepare_objective(
     observed: Update, knowledge: ThreatKnowledge, settings: AttackSettings
 ) -> GradientMatchingObjective:
-    """Infers the label, estimates the defense, and returns the loss to be searched."""
+    """Infers the labels, estimates the defense, and returns the loss to be searched."""
     imitation = estimate_imitations(
         knowledge.defense_kinds,
         observed,
@@ -142,7 +142,7 @@ def prepare_objective(
     )
     return GradientMatchingObjective(
         observed=observed,
-        labels=(LABEL_INFERENCES[settings.label_inference](observed, knowledge.head),),
+        labels=LABEL_INFERENCES[settings.label_inference](observed, knowledge),
         knowledge=knowledge,
         imitate=imitation,
         distance=DISTANCES[settings.distance],
@@ -160,7 +160,7 @@ def attack_steps(
     known_losses: np.ndarray | None = None,
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> Steps[GradientMatchingObjective, Reconstruction]:
-    """Rebuilds the private image behind one observed update.
+    """Rebuilds the private images behind one observed update.
 
     Args:
         objective: The loss to be searched, from :func:`prepare_objective`.
@@ -198,7 +198,7 @@ def attack_steps(
             "Check the observed update and the target model for overflowing values."
         )
     return Reconstruction(
-        image=objective.generate(result.latent),
+        images=objective.generate(result.latent),
         latent=result.latent,
         loss=result.loss,
         losses=result.losses,

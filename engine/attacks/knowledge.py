@@ -23,6 +23,8 @@ class ThreatKnowledge:
         defense_kinds: Registered names of the defenses the client applies, in order; never
             their parameters, which an adaptive attacker estimates. Empty: not adaptive.
         training: What clients do with their images, which the server prescribes.
+        images_per_client: Number of images ``B`` the client computed its update from. Clients
+            report it: federated averaging weighs their updates by it.
     """
 
     model: nn.Module
@@ -32,3 +34,4 @@ class ThreatKnowledge:
     latent_dim: int
     defense_kinds: tuple[str, ...]
     training: LocalTraining = FEDSGD
+    images_per_client: int = 1

@@ -141,6 +141,12 @@ def _print_outline(plan: Any, lab: Any, console: Console) -> None:
     searches = [spec for spec in specs if spec.attack in ("ggl", "shuffled", "random_best")]
     console.print(f"Plan {plan.name!r} is fine: {len(specs)} trials.", highlight=False)
     console.print(f"  targets    {plan.targets}", highlight=False)
+    client = plan.client
+    if (client.images, client.local_steps) != (1, 1):
+        console.print(
+            f"  client     {client.images} images, {client.local_steps} local steps",
+            highlight=False,
+        )
     for label, path in matching_paths(plan, lab).items():
         console.print(f"  defense    {label}, compared by {path}", highlight=False, soft_wrap=True)
     evaluations = len(searches) * plan.attack.budget

@@ -19,8 +19,9 @@ class ClientContext:
     Attributes:
         model: Target model in evaluation mode.
         head: Its last linear layer.
-        images: The clients' private images, ``(C, ch, H, W)``.
-        labels: Their labels, ``(C,)``.
+        images: The clients' private images, every client's ``B`` next to each other,
+            ``(C * B, ch, H, W)``.
+        labels: Their labels, ``(C * B,)``.
     """
 
     model: nn.Module

@@ -43,7 +43,8 @@ class Soteria:
 
     For each feature ``r_f`` of the representation (the input of the last linear layer, found from
     the model) the ratio ``||d r_f / d x|| / (r_f + 1e-10)`` is taken, and the columns whose ratio
-    is below the ``percent``-th percentile are zeroed. The bias is not touched.
+    is below the ``percent``-th percentile are zeroed. The bias is not touched. A client with
+    several images has one mask, from the sum of their ratios, as in the published code.
 
     *Every code base has its own Soteria*; ``version`` names ours: ``ggl`` is the form in GGL's
     published code. `Sun et al. (2021) <https://arxiv.org/abs/2012.06043>`_ add 0.1 to the
@@ -65,7 +66,7 @@ class Soteria:
 
     def __call__(self, update: Update, *, client: ClientContext, rng: torch.Generator) -> Update:
         del rng
-        ratios = sensitivity_ratios(client)
+        ratios = sensitivity_ratios(client).unflatten(0, (len(update), -1)).sum(1)
         # Absolute ratios against a percentile of the signed ones: so the published code.
         keep = (ratios.abs() >= percentile(ratios, self.percent)).to(ratios.dtype)
         name = client.head.weight
@@ -86,7 +87,7 @@ class Soteria:
 
 
 def sensitivity_ratios(client: ClientContext) -> Tensor:
-    """Returns ``||d r_f / d x|| / (r_f + 1e-10)`` per client and feature, ``(C, features)``."""
+    """Returns ``||d r_f / d x|| / (r_f + 1e-10)`` per image and feature, ``(C * B, features)``."""
     ratios = []
     for image in client.images:
         leaf = image[None].detach().requires_grad_()

@@ -1,7 +1,8 @@
 """Captured updates: what a server of a real federation received, as safetensors.
 
 A capture holds one tensor for each trainable parameter of the target model, under the parameter's
-name and with its shape: the gradient a FedSGD client sent, after its defenses.
+name and with its shape: what a client sent after its defenses, the gradient or, after several local
+steps, the change of its weights divided by minus the learning rate.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Private images: what the clients of a simulated federation hold. No attack may import this."""
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class PrivateImages:
     """Images that clients train on, and others of the same classes to tell them from.
 
     Attributes:
-        images: ``(N, ch, H, W)`` in [0, 1], one a client.
+        images: ``(N, ch, H, W)`` in [0, 1], every client's ``B`` next to each other.
         labels: Their classes, ``(N,)``.
         distractor_images: ``(M, ch, H, W)`` in [0, 1], never part of any client's data.
         distractor_labels: Their classes, ``(M,)``.
@@ -40,16 +41,25 @@ class PrivateImages:
         """Returns the distractors of one class, ``(m, ch, H, W)``."""
         return self.distractor_images[self.distractor_labels == label]
 
-    def donor_of(self, target: int) -> int:
-        """Returns another private image to attack in place of ``target``: the next of its class.
+    def of_client(self, client: int, images: int) -> "PrivateImages":
+        """Returns what one client of ``B`` images holds, with all distractors."""
+        own = slice(client * images, (client + 1) * images)
+        return replace(self, images=self.images[own], labels=self.labels[own])
 
-        Without another one of the class, the next image of any class.
+    def donor_of(self, client: int, images: int) -> int:
+        """Returns another client of ``B`` images to attack in place of ``client``.
+
+        The next one with the most classes in common, each counted as often as both hold it.
         """
-        order = [*range(target + 1, len(self.images)), *range(target)]
-        same = [index for index in order if self.labels[index] == self.labels[target]]
+        clients = len(self.images) // images
+        order = [*range(client + 1, clients), *range(client)]
         if not order:
-            raise PlanError("Expected at least 2 private images for the shuffled control, got 1.")
-        return (same or order)[0]
+            raise PlanError("Expected at least 2 clients for the shuffled control, got 1.")
+        mine, *theirs = (
+            Counter(self.labels[i * images : (i + 1) * images].tolist()) for i in (client, *order)
+        )
+        shared = [(mine & other).total() for other in theirs]
+        return order[shared.index(max(shared))]
 
 
 def load_private_images(path: Path) -> PrivateImages:

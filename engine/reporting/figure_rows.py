@@ -1,6 +1,7 @@
 """What the report's figures draw, made ready: curves against evaluations, and strips of images."""
 
 import bisect
+import math
 import statistics
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ CONTROL_NAMES: Final = {
     "shuffled": "shuffled: another client's update",
     "random_best": "random_best: random search",
 }
-MAX_TARGETS = 10
+# Images side by side, however many of them a client has.
+MAX_COLUMNS = 10
 
 # On a narrower range a logarithmic axis looks like a linear one, with worse ticks.
 LOG_FROM = 3
@@ -50,8 +52,8 @@ class Strip:
         name: What the images are.
         note: A second line: the searcher, or which defense a control belongs to.
         kind: ``original``, ``ggl`` or the name of a control.
-        images: For each target the name of its image, or None if there is none.
-        psnr: For each target the PSNR of its image in dB, or None.
+        images: For each target the name of its images, or None if there are none.
+        psnr: For each target the mean PSNR of its images in dB, or None.
     """
 
     name: str
@@ -107,7 +109,7 @@ def median_of(runs: Sequence[Points]) -> Points:
 def strips_of(
     summary: Mapping[str, Any], images: Container[str], *, first_controls_only: bool = False
 ) -> tuple[list[int], list[Strip]]:
-    """Returns the first ``MAX_TARGETS`` targets and the strips of images to show of them.
+    """Returns the first targets there is room for, and the strips of images to show of them.
 
     Targets are taken by their order, never by how well their images were rebuilt.
 
@@ -117,7 +119,8 @@ def strips_of(
         first_controls_only: Show the controls of the first defense only.
     """
     every = dict.fromkeys(trial["target"] for trial in summary["trials"])
-    targets = sorted(target for target in every if f"target/{target}" in images)[:MAX_TARGETS]
+    most = max(1, MAX_COLUMNS // columns_of(summary))
+    targets = sorted(target for target in every if f"target/{target}" in images)[:most]
     originals = Strip(
         name="Original",
         note="what the client holds",
@@ -138,6 +141,16 @@ def strips_of(
         ]
     strips.append(_strip(summary, images, targets, "any", "oracle"))
     return targets, [strip for strip in strips if any(strip.images)]
+
+
+def columns_of(summary: Mapping[str, Any]) -> int:
+    """Returns how many of a client's images stand in a row, so that they make about a square."""
+    return math.isqrt(summary["plan"]["client"]["images"] - 1) + 1
+
+
+def unit_of(summary: Mapping[str, Any]) -> str:
+    """Returns what a target is to a reader: its one image, or a client of several."""
+    return "image" if summary["plan"]["client"]["images"] == 1 else "client"
 
 
 def _trials(

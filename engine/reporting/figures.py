@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from engine.reporting.figure_rows import Curve, Strip, strips_of
+from engine.reporting.figure_rows import Curve, Strip, columns_of, strips_of, unit_of
 from engine.reporting.tables import number
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _DARK: Final = {INK: "#aab4c0", ATTACK: "#7fb0ff", FLOOR: "#7d8794", CEILING: "#
 
 # Inches in the montage; an image of 32 pixels is drawn five times as large, without resampling.
 _CELL, _SIDE, _CAPTION, _LABEL, _HEADER, _DPI = 0.86, 0.80, 0.17, 2.3, 0.34, 200
+_PITCH = _SIDE + 0.03  # From one image of a client to its next.
 
 
 def draw_curves(curves: Sequence[Curve]) -> str:
@@ -58,23 +59,32 @@ def montage(summary: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> byt
     """Returns a PNG of private images and their reconstructions; it is as private as they are.
 
     Rows are the originals, the controls of the first defense, the attack on each defense, and the
-    oracle; columns are targets; a number under an image is its PSNR in dB.
+    oracle; columns are targets; a number under a client's images is their mean PSNR in dB.
 
     Args:
         summary: The audit's summary.
-        images: ``target/<target>`` and trial ids to images ``(ch, H, W)`` in [0, 1].
+        images: ``target/<target>`` and trial ids to images ``(B, ch, H, W)`` in [0, 1].
     """
     from matplotlib.figure import Figure
 
     targets, strips = strips_of(summary, images, first_controls_only=True)
-    row_height = _CELL + _CAPTION
-    width = _LABEL + _CELL * len(targets) + 0.1
+    columns, unit = columns_of(summary), unit_of(summary)
+    rows = -(-summary["plan"]["client"]["images"] // columns)
+    cell = _CELL + _PITCH * (columns - 1)
+    row_height = _CELL + _PITCH * (rows - 1) + _CAPTION
+    width = _LABEL + cell * len(targets) + 0.1
     height = _HEADER + row_height * len(strips) + 0.05
     figure = Figure(figsize=(width, height), facecolor="white")
     for column, target in enumerate(targets):
-        _write(figure, _LABEL + _CELL * (column + 0.5), 0.22, f"image {target}", ha="center")
+        _write(figure, _LABEL + cell * (column + 0.5), 0.22, f"{unit} {target}", ha="center")
     for index, strip in enumerate(strips):
-        _draw_strip(figure, strip, images, top=_HEADER + index * row_height)
+        _draw_strip(
+            figure,
+            strip,
+            images,
+            top=_HEADER + index * row_height,
+            grid=(rows, columns),
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
@@ -131,26 +141,36 @@ def _svg_text(figure: "Figure") -> str:
 
 
 def _draw_strip(
-    figure: "Figure", strip: Strip, images: Mapping[str, np.ndarray], *, top: float
+    figure: "Figure",
+    strip: Strip,
+    images: Mapping[str, np.ndarray],
+    *,
+    top: float,
+    grid: tuple[int, int],
 ) -> None:
-    width, height = figure.get_size_inches()
+    """Draws a strip below ``top``, each client's images in a grid of so many rows and columns."""
+    below, beside = _PITCH * (grid[0] - 1), _PITCH * (grid[1] - 1)
     bold = "bold" if strip.kind in ("original", "ggl") else "normal"
     name = textwrap.fill(strip.name, 30)
-    middle, lines = top + _CELL / 2, name.count("\n")
+    middle, lines = top + (_CELL + below) / 2, name.count("\n")
     _write(figure, 0.12, middle - 0.05, name, va="bottom" if not lines else "center", weight=bold)
     _write(figure, 0.12, middle + 0.03 + 0.13 * lines, strip.note, va="top", size=6.5)
-    for column, (image, psnr) in enumerate(zip(strip.images, strip.psnr, strict=True)):
-        left = _LABEL + _CELL * column + 0.03
-        if image is not None:
-            place = (left / width, 1 - (top + _SIDE) / height, _SIDE / width, _SIDE / height)
-            axes = figure.add_axes(place)
-            axes.imshow(
-                _pixels(images[image]), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
-            )
-            axes.set_axis_off()
+    for column, (found, psnr) in enumerate(zip(strip.images, strip.psnr, strict=True)):
+        left = _LABEL + (_CELL + beside) * column + 0.03
+        for place, image in enumerate(images[found] if found is not None else ()):
+            row, within = divmod(place, grid[1])
+            _draw_image(figure, image, left=left + _PITCH * within, top=top + _PITCH * row)
         if psnr is not None:
-            text = f"{number(psnr)} dB"
-            _write(figure, left + _SIDE / 2, top + _SIDE + 0.09, text, ha="center", size=6.5)
+            text, centre = f"{number(psnr)} dB", left + (_SIDE + beside) / 2
+            _write(figure, centre, top + _SIDE + below + 0.09, text, ha="center", size=6.5)
+
+
+def _draw_image(figure: "Figure", image: np.ndarray, *, left: float, top: float) -> None:
+    width, height = figure.get_size_inches()
+    place = (left / width, 1 - (top + _SIDE) / height, _SIDE / width, _SIDE / height)
+    axes = figure.add_axes(place)
+    axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_off()
 
 
 def _write(figure: "Figure", left: float, top: float, text: str, **style: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.reporting import tables
-from engine.reporting.figure_rows import curves_of, strips_of
+from engine.reporting.figure_rows import columns_of, curves_of, strips_of, unit_of
 from engine.reporting.figures import draw_curves, png_data_uri, svg_data_uri
 from engine.reporting.tables import Estimate, TableRow, table_rows
 
@@ -48,7 +48,7 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
     Args:
         summary: The audit's summary, see ``docs/run-folder.md``.
         images: ``target/<target>`` for private images and trial ids for reconstructions, to arrays
-            ``(ch, H, W)`` in [0, 1]. None where the plan keeps images out of the report: it then
+            ``(B, ch, H, W)`` in [0, 1]. None where the plan keeps images out of the report: it then
             says where they are.
     """
     rows = table_rows(summary)
@@ -66,7 +66,9 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
             targets=targets,
             all_targets=len({trial["target"] for trial in summary["trials"]}),
             strips=strips,
-            pictures={name: png_data_uri(images[name]) for name in shown} if images else {},
+            pictures={n: [*map(png_data_uri, images[n])] for n in shown} if images else {},
+            columns=columns_of(summary),
+            unit=unit_of(summary),
             metrics=_metrics_of(summary),
             provenance=list(flattened(summary["provenance"])),
             nonfinite=sum(trial.get("nonfinite") or 0 for trial in summary["trials"]),
@@ -136,7 +138,7 @@ def _matching_of(summary: Mapping[str, Any], row: TableRow) -> list[str]:
         if (trial["defense"], trial["attack"]) == (row.defense, "ggl")
     ]
     sentences = [
-        f"The attacker imitates, on the first image: {trial['imitation']}."
+        f"The attacker imitates, on the first {unit_of(summary)}: {trial['imitation']}."
         for trial in trials[:1]
         if trial.get("imitation")
     ]

@@ -70,7 +70,8 @@ def _identification(results: Sequence[Result]) -> dict[str, Any]:
         name: np.array([result["hits"][name] for result in results]) for name in results[0]["hits"]
     }
     among = int(np.median([result["among"] for result in results]))
-    top1 = estimate_proportion(hits["top1"])
+    # Of many draws; all other attacks rebuild each image once.
+    top1 = estimate_proportion(hits["top1"], often=results[0]["attack"] == "prior_only")
     return {
         "top1": top1.mean,
         "top5": float(hits["top5"].mean()),

@@ -33,7 +33,7 @@ class Listener(Protocol):
         """The trial has spent ``evaluations`` and its best loss is ``loss``."""
 
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-        """The trial is done; ``result`` is plain values, ``arrays`` its image and losses."""
+        """The trial is done; ``result`` is plain values, ``arrays`` its images and losses."""
 
     def failed(self, trial: str, error: str, trace: str) -> None:
         """The trial raised, or its workers were lost too often."""

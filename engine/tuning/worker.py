@@ -89,7 +89,7 @@ def _news_of(outcome: Outcome) -> dict[str, Any]:
         return _news_of_error(result)
     return {
         "result": to_record(outcome.spec, result),
-        "arrays": {"image": result.image, "losses": result.losses},
+        "arrays": {"images": result.images, "losses": result.losses},
     }
 
 

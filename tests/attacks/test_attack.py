@@ -32,8 +32,8 @@ def test_the_default_attack_recovers_a_planted_image(planted, knowledge, generat
     found = run_attack(objective, settings, budget=600, seed=0)
 
     assert found.loss < 0.01 * median_prior_loss(objective)
-    assert (found.image - generator(PLANTED, LABEL)).abs().max() < 0.1
-    torch.testing.assert_close(objective.generate(found.latent), found.image)
+    assert (found.images - generator(PLANTED, LABEL)).abs().max() < 0.1
+    torch.testing.assert_close(objective.generate(found.latent), found.images)
     torch.testing.assert_close(objective(found.latent), torch.tensor([found.loss]))
     assert found.losses.shape == (600,)
     assert found.loss == found.losses.min()
@@ -59,7 +59,7 @@ def test_the_default_attack_recovers_a_planted_image_behind_clipping(planted, kn
     found = run_attack(objective, PRESETS["default"], budget=600, seed=0)
 
     assert found.loss < 0.01 * median_prior_loss(objective)
-    assert (found.image - objective.generate(PLANTED)).abs().max() < 0.1
+    assert (found.images - objective.generate(PLANTED)).abs().max() < 0.1
 
 
 def test_equal_seeds_agree_and_different_seeds_differ(planted, knowledge):
@@ -70,7 +70,7 @@ def test_equal_seeds_agree_and_different_seeds_differ(planted, knowledge):
     )
 
     np.testing.assert_array_equal(first.losses, second.losses)
-    assert torch.equal(first.image, second.image)
+    assert torch.equal(first.images, second.images)
     assert not np.array_equal(first.losses, other.losses)
 
 
@@ -83,7 +83,7 @@ def test_an_interrupted_attack_resumes_to_the_same_end(planted, knowledge):
     )
 
     np.testing.assert_array_equal(resumed.losses, whole.losses)
-    assert torch.equal(resumed.image, whole.image)
+    assert torch.equal(resumed.images, whole.images)
 
 
 def test_an_attack_without_a_finite_loss_is_refused(planted, knowledge):

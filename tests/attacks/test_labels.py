@@ -1,22 +1,51 @@
+import dataclasses
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from engine.attacks import ThreatKnowledge
 from engine.attacks.labels import LABEL_INFERENCES, infer_by_bias, infer_by_row_sum
 from engine.errors import UnsupportedModelError
 from engine.federation import Head, Update, compute_update, find_head
-from tests.conftest import CLASSES
+from engine.federation.client import LocalTraining
+from tests.conftest import CLASSES, seeded
 
 HEAD = Head("out", 2, has_bias=True)
 
 
+def knowing(images=1, steps=1, head=HEAD):
+    """Knowledge of nothing but the head, and of how many images took how many steps."""
+    return ThreatKnowledge(
+        model=None,
+        head=head,
+        classes=3,
+        generate=None,
+        latent_dim=1,
+        defense_kinds=(),
+        training=LocalTraining(steps),
+        images_per_client=images,
+    )
+
+
+def of_biases(*entries):
+    return Update({"out.bias": torch.tensor([entries])})
+
+
+def of_row_sums(*sums):
+    """An update whose rows have these sums, of entries that say something else."""
+    return Update({"out.weight": torch.tensor([[[2 * value + 7, -value - 7] for value in sums]])})
+
+
 @pytest.mark.parametrize("rule", sorted(LABEL_INFERENCES))
 @pytest.mark.parametrize("label", range(CLASSES))
-def test_every_class_is_inferred_from_an_undefended_update(rule, label, model, head, images):
+def test_every_class_is_inferred_from_an_undefended_update(rule, label, model, knowledge, images):
     for image in images:
         observed = compute_update(model, image[None], torch.tensor([label]))
 
-        assert LABEL_INFERENCES[rule](observed, head) == label
+        assert LABEL_INFERENCES[rule](observed, knowledge) == (label,)
 
 
 def test_the_row_sum_rule_takes_the_smallest_sum():
@@ -27,7 +56,11 @@ def test_the_row_sum_rule_takes_the_smallest_sum():
         }
     )
 
-    assert infer_by_row_sum(observed, HEAD) == 1
+    assert infer_by_row_sum(observed, knowing()) == (1,)
+
+
+def test_the_row_sum_rule_takes_the_smallest_sum_even_where_none_is_negative():
+    assert infer_by_row_sum(of_row_sums(3.0, 1.0, 2.0), knowing()) == (1,)
 
 
 def test_the_bias_rule_takes_the_smallest_entry():
@@ -38,7 +71,117 @@ def test_the_bias_rule_takes_the_smallest_entry():
         }
     )
 
-    assert infer_by_bias(observed, HEAD) == 2
+    assert infer_by_bias(observed, knowing()) == (2,)
+
+
+def test_for_one_image_both_rules_take_the_smallest():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        rows = rng.normal(rng.normal(), 1, (3, 2)).astype(np.float32)
+        biases = rng.normal(size=3).astype(np.float32)
+        observed = Update(
+            {"out.weight": torch.from_numpy(rows[None]), "out.bias": torch.from_numpy(biases[None])}
+        )
+
+        assert infer_by_bias(observed, knowing()) == (int(biases.argmin()),)
+        assert infer_by_row_sum(observed, knowing()) == (int(rows.sum(1).argmin()),)
+
+
+@pytest.mark.parametrize(
+    ("entries", "images", "steps", "labels"),
+    [
+        ((-0.45, 0.1, 0.35), 2, 1, (0, 0)),  # 0.05 is left of class 0 after one image of it.
+        ((-0.30, -0.05, 0.35), 2, 1, (0, 1)),
+        ((0.35, -0.02, -0.33), 3, 1, (1, 2, 2)),
+        ((-1.4, -0.2, 1.6), 2, 4, (0, 1)),  # Four steps of two images: 2 for each image.
+        ((-1.4, -0.2, 1.6), 2, 2, (0, 0)),
+    ],
+)
+def test_the_bias_rule_adds_what_one_image_took(entries, images, steps, labels):
+    assert infer_by_bias(of_biases(*entries), knowing(images, steps)) == labels
+
+
+@pytest.mark.parametrize(
+    ("sums", "images", "labels"),
+    [
+        ((-8.0, -0.5, 5.0), 2, (0, 1)),  # A negative sum is a class of its own.
+        ((-8.0, -0.5, 5.0), 1, (0,)),
+        # Impact 8.5 / 4 * 4/3: after one each, -5.2 and 2.3; then -2.3 and 2.3; then 0.5.
+        ((-8.0, -0.5, 5.0), 4, (0, 0, 0, 1)),
+        # Impact 6/3 * 4/3: after two images -0.7 of class 0 is left.
+        ((-6.0, 5.0, 0.5), 3, (0, 0, 0)),
+        # Impact 6/5 * 4/3: after four images 0.4 of class 0 is left.
+        ((-6.0, 5.0, 0.2), 5, (0, 0, 0, 0, 2)),
+        # Impact 4/5 * 4/3: after one image each -0.9, after two each 0.13.
+        ((-2.0, -2.0, 0.1), 5, (0, 0, 1, 1, 2)),
+        ((-8.0, 3.0, 0.1), 2, (0, 0)),  # Impact 16/3: -2.7 is left.
+        ((-8.0, 3.0, -6.0), 3, (0, 0, 2)),  # Impact 56/9: -1.8 and 0.2 are left.
+    ],
+)
+def test_the_row_sum_rule_takes_every_negative_class_once_and_then_the_smallest(
+    sums, images, labels
+):
+    assert infer_by_row_sum(of_row_sums(*sums), knowing(images)) == labels
+
+
+def constructed(counts, *, spread, rng):
+    """An update as theory has it: rows and entries of the mean of (p - y), features of one size.
+
+    Predictions are nearly uniform, as an untrained model's are.
+    """
+    images = sum(counts)
+    biases = np.full(len(counts), 1 / len(counts)) + rng.uniform(-spread, spread, len(counts))
+    biases -= np.array(counts) / images
+    weights = biases[:, None] * np.array([[2.0, 3.0]])
+    return Update(
+        {
+            "out.weight": torch.from_numpy(weights[None]).float(),
+            "out.bias": torch.from_numpy(biases[None]).float(),
+        }
+    )
+
+
+@pytest.mark.parametrize("counts", [(4, 0, 0), (2, 1, 1), (0, 3, 1), (8, 4, 4), (0, 1, 7)])
+def test_the_bias_rule_restores_any_counts_where_predictions_are_uniform(counts):
+    rng = np.random.default_rng(1)
+    images = sum(counts)
+
+    for _ in range(20):
+        observed = constructed(counts, spread=0.2 / images, rng=rng)
+
+        found = infer_by_bias(observed, knowing(images))
+
+        assert [found.count(label) for label in range(3)] == list(counts)
+        assert list(found) == sorted(found)
+
+
+@pytest.mark.parametrize("rule", sorted(LABEL_INFERENCES))
+@pytest.mark.parametrize("training", [LocalTraining(), LocalTraining(5, 0.05)])
+def test_most_labels_of_simulated_clients_are_found(rule, training, model, knowledge):
+    rng = seeded(8)
+    knowledge = dataclasses.replace(knowledge, training=training, images_per_client=4)
+    found = 0
+    for _ in range(50):
+        images = torch.rand(4, 1, 12, 12, generator=rng)
+        labels = torch.randint(0, CLASSES, (4,), generator=rng)
+        observed = compute_update(model, images, labels, images_per_client=4, training=training)
+
+        inferred = LABEL_INFERENCES[rule](observed, knowledge)
+
+        assert len(inferred) == 4
+        found += (Counter(inferred) & Counter(labels.tolist())).total()
+    assert found >= {"bias": 195, "row_sum": 160}[rule]
+
+
+def test_inferring_leaves_the_update_as_it_is():
+    observed = constructed((2, 1, 1), spread=0.1, rng=np.random.default_rng(0))
+    before = {name: tensor.clone() for name, tensor in observed.tensors.items()}
+
+    for rule in LABEL_INFERENCES.values():
+        rule(observed, knowing(4))
+
+    for name, tensor in before.items():
+        assert torch.equal(observed.tensors[name], tensor)
 
 
 def test_the_bias_rule_needs_a_bias(images):
@@ -47,5 +190,5 @@ def test_the_bias_rule_needs_a_bias(images):
     observed = compute_update(model, images[:1], torch.tensor([3]))
 
     with pytest.raises(UnsupportedModelError, match="Use label_inference: row_sum"):
-        infer_by_bias(observed, head)
-    assert infer_by_row_sum(observed, head) == 3
+        infer_by_bias(observed, knowing(head=head))
+    assert infer_by_row_sum(observed, knowing(head=head)) == (3,)

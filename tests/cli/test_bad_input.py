@@ -189,6 +189,63 @@ def refuse(name, plan, code, *said):
         refuse("unknown control", {"controls": ["oracel"]}, PLAN, "controls.0: ", "got 'oracel'"),
         refuse("too many targets", {"targets": 1000}, PLAN, "Expected at most", "targets: 1000"),
         refuse(
+            "clients without images", {"client": {"images": 0}}, PLAN, "client.images: ", "got 0"
+        ),
+        refuse(
+            "no local step", {"client": {"local_steps": 0}}, PLAN, "client.local_steps: ", "got 0"
+        ),
+        *(
+            refuse(
+                f"a learning rate of {rate}",
+                {"client": {"learning_rate": rate}},
+                PLAN,
+                "client.learning_rate: ",
+                f"got {rate}",
+            )
+            for rate in (0, -0.1, float("nan"), float("inf"))
+        ),
+        refuse(
+            "half an image",
+            {"client": {"images": 1.5}},
+            PLAN,
+            "client.images: ",
+            "integer",
+            "got 1.5",
+        ),
+        refuse(
+            "unknown key of the client",
+            {"client": {"steps": 2}},
+            PLAN,
+            "Unknown key 'client.steps'; expected one of: images, learning_rate, local_steps",
+        ),
+        refuse(
+            "a training that diverges",
+            {"client": {"local_steps": 5, "learning_rate": 1e30}},
+            PLAN,
+            "Expected a finite update after 5 local steps",
+            "client.learning_rate: 1e+30. Lower it.",
+        ),
+        refuse(
+            "more images than all clients can have",
+            {"client": {"images": 8}},
+            PLAN,
+            "Expected at most 5 targets, as many as there are clients of 8 images in the data's 40",
+            "got targets: 8. Lower targets.",
+        ),
+        refuse(
+            "more images a client than there are",
+            {"client": {"images": 41}, "targets": 1},
+            PLAN,
+            "Expected at most 40 images a client",
+            "got client.images: 41. Lower client.images.",
+        ),
+        refuse(
+            "one client of several images for the shuffled control",
+            {"client": {"images": 25}, "targets": 1},
+            PLAN,
+            "at least 50 private images for the shuffled control, got 40",
+        ),
+        refuse(
             "one image for the shuffled control",
             {"data": file("one_image"), "targets": 1},
             PLAN,
@@ -312,6 +369,12 @@ def refuse(name, plan, code, *said):
             ONE_CAPTURE | {"data": file("one_image"), "captures": [file("capture")] * 2},
             INPUT,
             "a private image for each of 2 captures, got 1",
+        ),
+        refuse(
+            "captures of more images than there are",
+            ONE_CAPTURE | {"client": {"images": 25}, "captures": [file("capture")] * 2},
+            INPUT,
+            "Expected 25 private images for each of 2 captures, got 40",
         ),
         *(
             refuse(f"{name} as {place}", plan, INPUT, "Expected safetensors, got ", said)

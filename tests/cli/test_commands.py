@@ -76,6 +76,16 @@ def test_a_dry_run_outlines_the_plan_and_writes_nothing(leaktune, empty):
     assert list(empty.iterdir()) == []
 
 
+def test_a_dry_run_says_what_clients_do_where_it_is_more_than_one_gradient(leaktune, empty):
+    words = ("run", "--config", SMOKE, "--dry-run")
+
+    plain = leaktune(*words)
+    outlined = leaktune(*words, "--set", "client.images=3", "--set", "client.local_steps=2")
+
+    assert "client" not in plain.out
+    assert "client     3 images, 2 local steps" in outlined.out
+
+
 @pytest.mark.parametrize("words", [["--set", "data=nowhere"], ["--set", "targets=1000"]])
 def test_a_dry_run_refuses_whatever_a_run_would_refuse(words, leaktune):
     dry = leaktune("run", "--dry-run", *words)

@@ -78,6 +78,16 @@ class DefenseContract:
             for name, tensor in alone.tensors.items():
                 torch.testing.assert_close(tensor, together.tensors[name][one])
 
+    def test_clients_may_hold_several_images(self, model, head, images, labels):
+        images, labels = images[:4], labels[:4]
+        update = compute_update(model, images, labels, images_per_client=2)
+
+        defended = self.defend(update, model, head, images, labels)
+
+        for name, tensor in update.tensors.items():
+            assert defended.tensors[name].shape == tensor.shape
+            assert defended.tensors[name].isfinite().all()
+
     def test_gradients_that_are_all_zero_stay_finite(self, update, model, head, images, labels):
         zeros = update.map(torch.zeros_like)
 

@@ -63,6 +63,21 @@ def test_the_columns_below_the_percentile_are_zeroed_and_nothing_else(
         assert torch.equal(defended.tensors[name], update.tensors[name])
 
 
+@pytest.mark.parametrize("percent", [10, 50, 80])
+def test_a_client_with_several_images_has_one_mask_of_their_summed_ratios(percent, images, labels):
+    images, labels = torch.cat([images, 1 - images[:1]]), torch.cat([labels, labels[:1]])
+    client, _ = clients_of(POSITIVE, images, labels)
+    update = compute_update(client.model, images.double(), labels, images_per_client=3)
+
+    defended = Soteria(percent)(update, client=client, rng=None)
+
+    ratios = ratios_one_feature_at_a_time(client.model, client.images)
+    for row, mine in enumerate((ratios[0] + ratios[1] + ratios[2], ratios[3:].sum(0))):
+        expected = update.tensors["readout.weight"][row].numpy().copy()
+        expected[:, mine < np.percentile(mine, percent)] = 0
+        np.testing.assert_array_equal(defended.tensors["readout.weight"][row].numpy(), expected)
+
+
 def test_at_80_percent_a_fifth_of_the_features_stays(images, labels):
     client, update = clients_of(POSITIVE, images, labels)
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -68,14 +70,41 @@ def private_with(labels):
 
 @pytest.mark.parametrize(("target", "donor"), [(0, 2), (2, 3), (3, 0), (1, 4), (4, 1)])
 def test_the_donor_is_the_next_image_of_the_class(target, donor):
-    assert private_with([5, 7, 5, 5, 7]).donor_of(target) == donor
+    assert private_with([5, 7, 5, 5, 7]).donor_of(target, 1) == donor
 
 
 @pytest.mark.parametrize(("target", "donor"), [(0, 1), (2, 0)])
 def test_without_another_of_its_class_the_donor_is_the_next_image(target, donor):
-    assert private_with([0, 1, 2]).donor_of(target) == donor
+    assert private_with([0, 1, 2]).donor_of(target, 1) == donor
 
 
-def test_one_private_image_has_no_donor():
-    with pytest.raises(PlanError, match="at least 2 private images"):
-        private_with([0]).donor_of(0)
+@pytest.mark.parametrize(
+    ("client", "donor"),
+    [
+        (0, 3),  # Holds both classes of client 0, the other way round.
+        (1, 4),  # Holds class 2 twice as client 1 does; client 2 holds it once.
+        (4, 1),
+        (5, 0),  # Shares no class with any: the next, from the start again.
+    ],
+)
+def test_the_donor_of_a_client_is_the_next_with_the_most_classes_in_common(client, donor):
+    labels = [5, 7, 2, 2, 2, 9, 7, 5, 2, 2, 8, 1, 4]  # The last one is of no client.
+
+    assert private_with(labels).donor_of(client, 2) == donor
+
+
+@pytest.mark.parametrize(("labels", "images"), [([0], 1), ([0, 1, 2], 2)])
+def test_one_client_has_no_donor(labels, images):
+    with pytest.raises(PlanError, match="at least 2 clients"):
+        private_with(labels).donor_of(0, images)
+
+
+def test_a_client_holds_the_images_after_those_of_the_clients_before_it():
+    private = private_with([5, 7, 2, 2, 9])
+    private = dataclasses.replace(private, images=torch.arange(20.0).view(5, 1, 2, 2))
+
+    held = private.of_client(1, 2)
+
+    assert held.labels.tolist() == [2, 2]
+    assert held.images.flatten().tolist() == list(range(8, 16))
+    assert held.distractor_labels.tolist() == [5, 7, 2, 2, 9]

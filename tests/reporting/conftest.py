@@ -50,8 +50,8 @@ def _trial(defense: str, attack: str, target: int) -> dict:
         "nonfinite": 0,
         "wall_s": 1.6,
         "candidates_per_s": 610.0 if searches else None,
-        "label": 4,
-        "inferred_label": 4,
+        "labels": [4],
+        "inferred_labels": [4],
         "imitation": "the largest 10 % of entries kept" if defense != "none" else "",
         "matching": "kernels" if searches else "",
         "population": 28 if searches else 0,
@@ -126,7 +126,7 @@ SUMMARY = {
             },
         ],
     },
-    "plan": {"name": "example", "budget": 1000},
+    "plan": {"name": "example", "budget": 1000, "client": {"images": 1, "local_steps": 1}},
     "threat": [
         {"what": "Role", "how": "An honest-but-curious server: it follows the protocol."},
         {"what": "Target model", "how": "Its architecture and the weights the client received."},
@@ -154,19 +154,34 @@ def summary() -> dict:
 
 
 def make_images() -> dict[str, np.ndarray]:
-    """Returns smooth coloured blobs, and the blobs blurred by noise as reconstructions."""
+    """Returns smooth coloured blobs, and the blobs blurred by noise as reconstructions.
+
+    One image a client, ``(1, 3, 32, 32)`` each.
+    """
     rng = np.random.default_rng(7)
     height, width = np.mgrid[0:1:32j, 0:1:32j]
     images = {}
     for target in TARGETS:
         centre = rng.uniform(0.3, 0.7, size=(3, 2, 1, 1))
         blob = np.exp(-8 * ((height - centre[:, 0]) ** 2 + (width - centre[:, 1]) ** 2))
-        images[f"target/{target}"] = blob
+        images[f"target/{target}"] = blob[None]
         for trial in SUMMARY["trials"]:
             if trial["target"] == target:
                 noise = 10 ** (-trial["metrics"]["psnr"] / 20)
-                images[trial["id"]] = np.clip(blob + noise * rng.normal(size=blob.shape), 0, 1)
+                images[trial["id"]] = np.clip(blob + noise * rng.normal(size=blob.shape), 0, 1)[
+                    None
+                ]
     return images
+
+
+def with_images_per_client(images: int, pictures: dict[str, np.ndarray]) -> tuple[dict, dict]:
+    """Returns the small audit and its pictures with several images a client, ever darker."""
+    summary = copy.deepcopy(SUMMARY)
+    summary["plan"]["client"] = {"images": images, "local_steps": 3}
+    for trial in summary["trials"]:
+        trial["labels"] = trial["inferred_labels"] = [4] * images
+    darker = np.linspace(1, 0.5, images)[:, None, None, None]
+    return summary, {name: picture * darker for name, picture in pictures.items()}
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
-from engine.reporting.figure_rows import curves_of, median_of, strips_of
+import pytest
+
+from engine.reporting.figure_rows import columns_of, curves_of, median_of, strips_of, unit_of
 from engine.reporting.tables import table_rows
+from tests.reporting.conftest import with_images_per_client
 
 
 def test_the_median_is_taken_where_every_run_has_begun_and_holds_last_values():
@@ -73,3 +76,26 @@ def test_only_the_first_ten_targets_are_shown(summary, images):
 
     assert targets == list(range(10))
     assert {len(strip.images) for strip in strips} == {10}
+
+
+@pytest.mark.parametrize(
+    ("images", "columns", "unit"),
+    [(1, 1, "image"), (2, 2, "client"), (4, 2, "client"), (5, 3, "client"), (16, 4, "client")],
+)
+def test_the_images_of_a_client_stand_in_a_square(images, columns, unit):
+    summary = {"plan": {"client": {"images": images}}}
+
+    assert (columns_of(summary), unit_of(summary)) == (columns, unit)
+
+
+@pytest.mark.parametrize(("per_client", "shown"), [(2, 5), (9, 3), (200, 1)])
+def test_as_many_targets_are_shown_as_have_room_for_their_images(per_client, shown, images):
+    summary, _ = with_images_per_client(per_client, images)
+    for target in range(3, 14):
+        images[f"target/{target}"] = images["target/0"]
+        oracle = next(trial for trial in summary["trials"] if trial["attack"] == "oracle")
+        summary["trials"].append({**oracle, "id": f"oracle-{target}", "target": target})
+
+    targets, _ = strips_of(summary, images)
+
+    assert targets == list(range(shown))

@@ -5,11 +5,13 @@ import sys
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from engine.reporting.figure_rows import Curve, curves_of
 from engine.reporting.figures import draw_curves, montage, png_data_uri
 from engine.reporting.tables import table_rows
+from tests.reporting.conftest import with_images_per_client
 
 
 def decoded(uri):
@@ -61,6 +63,19 @@ def test_the_montage_grows_with_targets_and_survives_gaps_and_formulas(summary, 
     assert whole.format == "PNG"
     assert fewer.width < whole.width
     assert fewer.height == whole.height
+
+
+def test_the_montage_shows_every_image_of_a_client(summary, images):
+    one = np.asarray(Image.open(io.BytesIO(montage(summary, images))))
+    several = np.asarray(Image.open(io.BytesIO(montage(*with_images_per_client(3, images)))))
+
+    # Two columns and two rows for three images: the fourth place stays white.
+    def painted(picture):
+        return int((picture[60:, 460:, :3].min(2) < 128).sum())
+
+    assert several.shape[1] > 1.5 * one.shape[1] - 460
+    assert several.shape[0] > 1.5 * one.shape[0]
+    assert painted(several) == pytest.approx(3 * painted(one), rel=0.1)
 
 
 def test_importing_the_reports_does_not_import_matplotlib():

@@ -6,6 +6,7 @@ import pytest
 from engine.reporting import render_page
 from engine.reporting.page import bar_of, flattened
 from engine.reporting.tables import Estimate, percent, significant
+from tests.reporting.conftest import with_images_per_client
 
 VOID = {"meta", "br", "wbr", "img", "rect", "path", "circle"}
 ADDRESSES = {"src", "href", "srcset", "action", "data", "poster", "xlink:href", "background"}
@@ -252,3 +253,18 @@ def test_provenance_is_flattened_to_names_and_texts():
 
 def _none_for_numbers(leaf):
     return None if isinstance(leaf, int | float) else leaf
+
+
+def test_every_image_of_a_client_is_shown(summary, images):
+    pictures = Page(render_page(summary, images)).values("src")
+    several, more = with_images_per_client(4, images)
+    for trial in several["trials"]:
+        trial["trace"] = []
+
+    page = Page(render_page(several, more))
+
+    assert len(page.values("src")) == 4 * len(pictures)
+    assert "client 2" in page.text
+    assert "image 2" not in page.text
+    assert "batch > 1" not in page.text
+    assert "batch > 1" in Page(render_page(summary, images)).text

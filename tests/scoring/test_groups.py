@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from engine.scoring.groups import summarise_groups
-from engine.scoring.statistics import estimate_mean
+from engine.scoring.statistics import estimate_mean, estimate_proportion
 
 
 def result(attack, target, psnr, *, defense="none", top1=0.0, **changes):
@@ -78,6 +78,27 @@ def test_identification_is_by_pixels_with_chance_and_features_beside_it():
     assert identified["chance"] == 0.01
     assert identified["space"] == "pixels"
     assert identified["features_top5"] == 0.5
+
+
+def test_rates_of_a_clients_images_have_another_interval_than_those_of_many_draws():
+    rates = (0.25, 0.5, 0.25)
+    results = [
+        result(attack, target, 15.0, top1=rate)
+        for attack in ("ggl", "prior_only")
+        for target, rate in enumerate(rates)
+    ]
+
+    attack, drawn = (group_of(results, "none", name) for name in ("ggl", "prior_only"))
+
+    for group, often in ((attack, False), (drawn, True)):
+        expected = estimate_proportion(np.array(rates), often=often)
+        found = group["identification"]
+        assert (found["top1"], found["low"], found["high"]) == (
+            expected.mean,
+            expected.low,
+            expected.high,
+        )
+    assert attack["identification"]["high"] > drawn["identification"]["high"]
 
 
 def test_a_metric_that_some_trials_lack_is_left_out():

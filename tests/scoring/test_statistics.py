@@ -86,8 +86,31 @@ def test_no_hit_is_no_zero_risk():
     assert estimate_proportion(np.zeros(8)).high > 0.35
 
 
+@pytest.mark.parametrize("images", [2, 4])
+@pytest.mark.parametrize("targets", [3, 8])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_the_interval_of_rates_of_few_images_covers_at_least_at_its_stated_rate(
+    rate, targets, images
+):
+    rng = np.random.default_rng(7)
+    covered = 0
+    for _ in range(300):
+        estimate = estimate_proportion(rng.binomial(images, rate, targets) / images)
+        covered += estimate.low <= rate <= estimate.high
+
+    assert covered >= 0.95 * 300
+
+
+def test_rates_that_add_up_to_whole_hits_have_the_interval_of_those_hits():
+    rates = estimate_proportion(np.array([0.5, 0.5, 0.75, 0.25, 0.5, 0.5]))
+    hits = estimate_proportion(np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]))
+
+    assert rates.mean == hits.mean
+    assert (rates.low, rates.high) == pytest.approx((hits.low, hits.high))
+
+
 def test_rates_per_target_have_an_interval_inside_zero_and_one():
-    estimate = estimate_proportion(np.array([0.0, 0.02, 0.0, 0.5, 0.01, 0.0]))
+    estimate = estimate_proportion(np.array([0.0, 0.02, 0.0, 0.5, 0.01, 0.0]), often=True)
 
     assert 0.0 <= estimate.low < estimate.mean < estimate.high <= 1.0
 

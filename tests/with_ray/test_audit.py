@@ -63,7 +63,7 @@ def test_results_equal_those_of_the_same_trials_run_without_ray_to_the_bit(finis
         [spec], lab = prepare(plan_json, [trial["id"]])
         alone = run_trial(spec, lab)
         assert without_times(to_record(spec, alone)) == without_times(trial)
-        np.testing.assert_array_equal(alone.image, folder.load_image(spec.id))
+        np.testing.assert_array_equal(alone.images, folder.load_images(spec.id))
         if alone.evaluations:
             losses = folder.load_losses(spec.id, spec_hash(spec))
             np.testing.assert_array_equal(alone.losses, losses)
@@ -104,7 +104,7 @@ def test_an_interrupted_audit_resumes_to_the_same_numbers(finished, tmp_path):
         (broken.trial_folder(name) / "result.json").write_bytes(
             (whole.path / "trials" / name / "result.json").read_bytes()
         )
-        broken.save_image(name, whole.load_image(name))
+        broken.save_images(name, whole.load_images(name))
     started = next(t for t in summary["trials"] if t["id"] not in kept and t["evaluations"])
     [spec], _ = prepare(json.dumps(broken.plan()), [started["id"]])
     losses = whole.load_losses(spec.id, spec_hash(spec))
