@@ -14,8 +14,9 @@ from torch import Tensor
 from engine.attacks.matching.contributions import Sums, dot, joined, of_products, squares
 from engine.attacks.matching.moments import Target
 
-# Cost of moving one number through memory, in multiply-adds.
-MOVE = 24
+# Costs in multiply-adds of one large product: of moving one number through memory, and of a
+# multiply-add in a batch of small products.
+MOVE, SMALL_PRODUCT = 24, 1.5
 # Entries of explicit gradients, or of the inputs they come from, held at once: on a CPU few enough
 # to stay in its cache.
 CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**28
@@ -65,7 +66,7 @@ def contribution(factors: Factors, target: Target) -> Sums:
     """
     rows, positions = factors.deltas.shape[1:]
     entries = rows * factors.columns
-    explicit, product = entries * (positions + MOVE), entries * positions
+    explicit, product = entries * (positions * SMALL_PRODUCT + MOVE), entries * positions
     if positions == 1 and factors.groups == 1:
         return _of_products(*_outer(factors, factors.by_inputs(target)), factors, target)
     if target.mask is None:

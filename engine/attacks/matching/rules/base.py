@@ -94,6 +94,13 @@ def rule_for(*layers: type[nn.Module]) -> Callable[[type[Rule]], type[Rule]]:
     return decorator
 
 
+def over_examples(tensor: Tensor, candidates: int) -> Tensor:
+    """Returns the sums ``(C, ...)`` over each candidate's examples, of ``C * B`` rows."""
+    if tensor.shape[0] == candidates:
+        return tensor
+    return by_candidate(tensor, candidates).sum(1)
+
+
 def by_candidate(tensor: Tensor, candidates: int) -> Tensor:
     """Returns ``(C, B, ...)`` of a tensor that leads with ``C * B`` examples."""
     return tensor.unflatten(0, (candidates, -1))

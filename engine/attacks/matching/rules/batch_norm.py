@@ -5,7 +5,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.matching.rules.base import Rule, by_candidate, rule_for
+from engine.attacks.matching.rules.base import Rule, over_examples, rule_for
 from engine.attacks.matching.rules.stand_ins import StandIn, stand_in_for
 
 BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -67,6 +67,6 @@ class BatchNormRule(Rule):
             variance + layer.eps
         )
         return {
-            "weight": by_candidate(weight, candidates).sum(1),
-            "bias": by_candidate(bias, candidates).sum(1),
+            "weight": over_examples(weight, candidates),
+            "bias": over_examples(bias, candidates),
         }
