@@ -25,8 +25,11 @@ class Distance(Protocol):
     def of_moments(self, moments: Moments) -> Tensor:
         """Returns the same, ``(C,)`` float64."""
 
-    def subtracted(self, moments: Moments) -> Tensor:
-        """Returns the size of the numbers whose difference :meth:`of_moments` is, ``(C,)``."""
+    def subtracted(self, moments: Moments) -> Tensor | None:
+        """Returns the size of the numbers whose difference :meth:`of_moments` is, ``(C,)``.
+
+        None if it is precise.
+        """
 
 
 class SquaredL2:
@@ -46,8 +49,8 @@ class SquaredL2:
     def of_moments(self, moments: Moments) -> Tensor:
         return moments.gap.mean(1)
 
-    def subtracted(self, moments: Moments) -> Tensor:
-        return moments.subtracted.mean(1)
+    def subtracted(self, moments: Moments) -> Tensor | None:
+        return None if moments.subtracted is None else moments.subtracted.mean(1)
 
 
 class Cosine:
@@ -82,8 +85,9 @@ class Cosine:
 
     def subtracted(self, moments: Moments) -> Tensor:
         own, other, gap = self._parts(moments)
+        before = torch.zeros_like(gap) if moments.subtracted is None else moments.subtracted.sum(1)
         # Where lengths differ more than directions: their difference is the rest of the gap.
-        sizes = torch.where((own - other).square() > gap / 2, gap, moments.subtracted.sum(1))
+        sizes = torch.where((own - other).square() > gap / 2, gap, before)
         return sizes / (2 * own * other).clamp(min=EPSILON**2)
 
     def _parts(self, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:

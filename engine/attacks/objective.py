@@ -140,6 +140,8 @@ class GradientMatchingObjective:
             moments = moments.scaled(form.scale(moments.squared))
         distances = self.distance.of_moments(moments)
         subtracted = self.distance.subtracted(moments)
+        if subtracted is None:
+            return distances
         near = (distances < CANCELLATION * subtracted).nonzero().flatten()
         if not len(near):
             return distances

@@ -200,7 +200,7 @@ def _compared(gradients: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     flat = entries(gradients)
     if target.mask is None:
         return flat, target.values.flatten()
-    return flat[:, target.kept], target.kept_values
+    return flat.index_select(1, target.kept), target.kept_values
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:

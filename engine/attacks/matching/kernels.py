@@ -219,7 +219,7 @@ class _Pass:
         squared, gap = collect([*self._found, *shared], len(self._column))
         for places in parts:
             gap[:, self._column[places[0].name]] += self._observation.outside(places)
-        return Moments(squared, gap, self._observation.squared, torch.zeros_like(gap))
+        return Moments(squared, gap, self._observation.squared)
 
 
 def _probe(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

@@ -21,14 +21,14 @@ class Moments:
         gap: ``||g - t||²``, ``(C, tensors)`` float64. Never a difference of far larger numbers,
             unless ``g`` is scaled.
         target: ``||t||²``, ``(tensors,)`` float64.
-        subtracted: Size of the numbers whose difference ``gap`` is, ``(C, tensors)`` float64; 0
-            where it is precise.
+        subtracted: Size of the numbers whose difference ``gap`` is, ``(C, tensors)`` float64; None
+            if it is precise everywhere.
     """
 
     squared: Tensor
     gap: Tensor
     target: Tensor
-    subtracted: Tensor
+    subtracted: Tensor | None = None
 
     def __len__(self) -> int:
         """Returns the number of candidates ``C``."""

@@ -19,7 +19,7 @@ from engine.attacks.matching.moments import Target
 MOVE, SMALL_PRODUCT = 24, 1.5
 # Entries of explicit gradients, or of the inputs they come from, held at once: on a CPU few enough
 # to stay in its cache.
-CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**28
+CPU_ENTRIES, GPU_ENTRIES = 2**20, 2**28
 
 
 class Factors(Protocol):
@@ -31,12 +31,15 @@ class Factors(Protocol):
         groups: Into how many blocks of rows the weight falls, each with inputs of its own;
             ``columns`` counts one block's.
         input_gram_cost: Multiply-adds of :meth:`input_gram` for one candidate.
+        patch_entries: Entries that :meth:`explicit` makes of one candidate's inputs, besides its
+            gradient.
     """
 
     deltas: Tensor
     columns: int
     groups: int
-    input_gram_cost: int
+    input_gram_cost: float
+    patch_entries: int
 
     def gradients(self) -> Tensor:
         """Returns all candidates' gradients, ``(C, *shape of the weight)``."""
@@ -132,6 +135,8 @@ def _explicit(factors: Factors, target: Target) -> Sums:
 
 def _step(factors: Factors, target: Target) -> int:
     """Returns how many candidates' gradients to hold at once, at least 1."""
-    most = CPU_ENTRIES if factors.deltas.device.type == "cpu" else GPU_ENTRIES
-    inputs = factors.deltas.shape[2] * factors.groups * factors.columns
-    return max(1, most // max(1, target.values.numel(), inputs))
+    on_cpu = factors.deltas.device.type == "cpu"
+    most = CPU_ENTRIES if on_cpu else GPU_ENTRIES
+    step = max(1, most // max(1, target.values.numel(), factors.patch_entries))
+    threads = torch.get_num_threads() if on_cpu else 1
+    return step if step < threads else step - step % threads  # As many to each thread.

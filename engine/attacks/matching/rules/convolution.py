@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from engine.attacks.matching.contributions import Sums, dot, sums_of
 from engine.attacks.matching.moments import Target
-from engine.attacks.matching.products import MOVE
+from engine.attacks.matching.products import MOVE, SMALL_PRODUCT
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 from engine.attacks.matching.rules.cropped_convolution import CroppedConv2d
 
@@ -47,8 +47,14 @@ class ConvolutionFactors:
         self._deltas = deltas
         channels = inputs.shape[1] // self.groups
         self.columns = channels * prod(self._kernel)
+        patch_entries = self.deltas.shape[2] * self.groups * self.columns
+        self._by_torch = self._is_faster_by_torch(patch_entries)
+        self.patch_entries = 0 if self._by_torch else patch_entries
         pixels = self._maps[0, 0].numel() * (len(inputs) // candidates)
-        self.input_gram_cost = self.groups * pixels**2 * (channels + MOVE * sum(self._kernel))
+        by_pixels = self.groups * pixels**2 * (channels + MOVE * sum(self._kernel))
+        by_patches = patch_entries * (self.deltas.shape[2] * SMALL_PRODUCT + MOVE)
+        self._gram_by_patches = by_patches < by_pixels
+        self.input_gram_cost: float = min(by_patches, by_pixels)
 
     def gradients(self) -> Tensor:
         if self._by_torch:
@@ -63,14 +69,13 @@ class ConvolutionFactors:
             return sums_of(self._gradients_by_torch(candidates), target)
         return sums_of(self._gradients_by_patches(candidates), self.by_inputs(target))
 
-    @property
-    def _by_torch(self) -> bool:
-        """Whether torch's own gradient is faster than a product with the patches."""
+    def _is_faster_by_torch(self, patch_entries: int) -> bool:
+        """Tells whether torch's own gradient is faster than a product with the patches."""
         if self._maps.device.type != "cpu":
             return False
         run = self._maps.shape[1] // self.groups * self._kernel[1]
-        patches = self.deltas.shape[2] * self.groups * self.columns
-        return run < SHORTEST_RUN or prod(self._kernel) == 1 or patches > CACHED_PATCHES
+        too_large = patch_entries > CACHED_PATCHES
+        return run < SHORTEST_RUN or prod(self._kernel) == 1 or too_large
 
     def _gradients_by_patches(self, candidates: slice) -> Tensor:
         """Returns gradients ``(C, out, columns)``, the columns in the patches' order."""
@@ -135,6 +140,12 @@ class ConvolutionFactors:
         return by_candidate(patches, len(maps)).transpose(1, 2).flatten(2, 3)
 
     def input_gram(self) -> Tensor:
+        if self._gram_by_patches:
+            patches = self._patches(by_candidate(self._maps, self._candidates))
+            return patches @ patches.mT
+        return self._input_gram_by_pixels()
+
+    def _input_gram_by_pixels(self) -> Tensor:
         examples = len(self._maps) // self._candidates
         size = self._maps.shape[2:]
         pixels = _join_examples(self._maps.flatten(2), self._candidates)

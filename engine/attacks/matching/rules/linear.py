@@ -11,13 +11,13 @@ from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_f
 class LinearFactors:
     """Factors of a weight ``(out, in)``; see :class:`engine.attacks.matching.products.Factors`."""
 
-    groups = 1
+    groups, patch_entries = 1, 0
 
     def __init__(self, inputs: Tensor, deltas: Tensor, candidates: int) -> None:
         self._inputs = by_candidate(inputs, candidates).flatten(1, -2)
         self.deltas = by_candidate(deltas, candidates).flatten(1, -2).mT
         self.columns = inputs.shape[-1]
-        self.input_gram_cost = self.deltas.shape[2] ** 2 * self.columns
+        self.input_gram_cost: float = self.deltas.shape[2] ** 2 * self.columns
 
     def gradients(self) -> Tensor:
         return self.deltas @ self._inputs
