@@ -16,7 +16,7 @@ from rich.console import Console
 from engine import tuning
 from engine.errors import AuditError, InputError
 from engine.lab import check_plan, input_hashes, trial_specs
-from engine.plan import Plan, make_plan, threat_card
+from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
 from engine.reporting import montage, render_page
@@ -24,6 +24,7 @@ from engine.run_folder import RunFolder, write_json
 from engine.scoring.groups import summarise_groups
 from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.verdict import judge
+from engine.threat_card import threat_card
 from engine.tracking import Uploader
 from engine.trial import Lab, TrialSpec
 from engine.trial_record import spec_hash, to_metrics, to_params
@@ -261,6 +262,7 @@ def _audit_params(plan: Plan) -> dict[str, str | float]:
         "data": plan.data,
         "target_model": plan.target_model.name,
         "generator": plan.generator.weights,
+        "generator_precision": plan.generator.precision,
         "preset": plan.attack.preset,
         "searcher": plan.attack.settings().searcher,
         "budget": plan.attack.budget,

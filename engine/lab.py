@@ -55,7 +55,6 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         model=model.to(place),
         head=find_head(model, generator.image_shape),
         generator=generator.to(place, memory_format=layout),
-        precision=plan.generator.precision,
         private=private.to(place),
         classifier=classifier.to(place),
         captures=tuple(read_capture(Path(path), model).to(place) for path in plan.captures),
@@ -134,6 +133,7 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
                 captured=bool(plan.captures) and _is_captured(plan, point.defense),
                 images=plan.client.images,
                 training=plan.client.training(),
+                precision=plan.generator.precision,
             )
         )
     return specs
@@ -141,8 +141,10 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
 
 def _check_local_steps(plan: Plan, lab: Lab) -> None:
     """Raises a PlanError if the clients' training leaves the finite numbers."""
+    if plan.client.local_steps == 1:
+        return
     update = client_update(trial_specs(plan)[0], lab, 0)
-    if plan.client.local_steps > 1 and not bool(update.l2_norms().isfinite().all()):
+    if not bool(update.l2_norms().isfinite().all()):
         raise PlanError(
             f"Expected a finite update after {plan.client.local_steps} local steps, got one that "
             f"grew out of bounds at client.learning_rate: {plan.client.learning_rate:g}. Lower it."

@@ -60,6 +60,7 @@ class TrialSpec:
         captured: Whether the observed update is a captured one instead of simulated.
         images: Private images ``B`` of every client: client ``i`` holds those from ``i * B`` on.
         training: What clients do with them.
+        precision: In which the attacker runs the generator; the oracle runs it in single precision.
     """
 
     id: str
@@ -72,6 +73,7 @@ class TrialSpec:
     captured: bool = False
     images: int = 1
     training: LocalTraining = FEDSGD
+    precision: Precision = "float32"
 
     def chain(self) -> tuple[Defense, ...]:
         """Returns the client's defenses, built."""
@@ -95,7 +97,6 @@ class Lab:
         classifier: The evaluation classifier, which no attack uses.
         captures: Updates that real clients shared, in the order of the clients; empty where
             clients are simulated.
-        precision: In which the attacker runs the generator; the oracle runs it in single precision.
     """
 
     model: nn.Module
@@ -104,7 +105,6 @@ class Lab:
     private: PrivateImages
     classifier: EvaluationClassifier
     captures: tuple[Update, ...] = ()
-    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +297,7 @@ def knowledge_of(spec: TrialSpec, lab: Lab) -> ThreatKnowledge:
         model=lab.model,
         head=lab.head,
         classes=lab.generator.classes,
-        generate=in_precision(lab.generator, lab.precision),
+        generate=in_precision(lab.generator, spec.precision),
         latent_dim=lab.generator.latent_dim,
         defense_kinds=tuple(name for name, _ in spec.defense),
         training=spec.training,
@@ -346,7 +346,8 @@ def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
     rng = stream(spec.seed, "prior_only", spec.target)
     latents = torch.randn(PRIOR_DRAWS, spec.images * lab.generator.latent_dim, generator=rng)
-    images = objective.generate(latents.to(lab.private.images.device))
+    draws = latents.to(lab.private.images.device).split(max(1, PRIOR_DRAWS // spec.images))
+    images = torch.cat([objective.generate(some) for some in draws])
     return _Found(images.unflatten(0, (PRIOR_DRAWS, spec.images)), objective.labels)
 
 

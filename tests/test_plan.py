@@ -1,12 +1,15 @@
 import hashlib
 
 import pytest
+import torch
+from torch import nn
 
 from engine import assets, lab
 from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
 from engine.lab import check_plan, input_hashes, trial_specs, weights_path
-from engine.plan import DEFAULT_PLAN, make_plan, read_plan, threat_card
+from engine.plan import DEFAULT_PLAN, make_plan, read_plan
+from engine.threat_card import threat_card
 
 
 def plan_of(**values):
@@ -185,13 +188,25 @@ def test_the_threat_card_names_what_the_attacker_knows():
     assert "1000 candidate evaluations" in rows["Search"]
 
 
-def test_a_generators_precision_and_layout_reach_the_lab():
+def test_a_generators_precision_and_layout_reach_the_lab(monkeypatch):
     plan = plan_of(generator={"precision": "bfloat16", "channels_last": True})
+    load = lab.load_generator
 
-    lab = check_plan(plan)
+    def with_a_convolution(*arguments, **settings):
+        generator = load(*arguments, **settings)
+        generator.unused = nn.Conv2d(2, 2, 3)
+        return generator
 
-    assert lab.precision == "bfloat16"
-    assert {row["what"]: row["how"] for row in threat_card(plan)}["Prior"].endswith("in bfloat16")
+    monkeypatch.setattr(lab, "load_generator", with_a_convolution)
+
+    built = check_plan(plan)
+
+    weight = built.generator.unused.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert {spec.precision for spec in trial_specs(plan)} == {"bfloat16"}
+    rows = {row["what"]: row["how"] for row in threat_card(plan)}
+    assert rows["Prior"].endswith("in bfloat16, channels last")
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones():

@@ -368,10 +368,11 @@ def test_nothing_of_the_lab_is_changed(lab):
 
 
 def test_in_another_precision_the_attack_has_other_images_and_the_oracle_the_same(lab):
-    lower = dataclasses.replace(lab, precision="bfloat16")
+    def run(attack, precision):
+        return run_trial(dataclasses.replace(spec_of(attack, budget=40), precision=precision), lab)
 
-    losses = {one.precision: run_trial(spec_of(budget=40), one).losses for one in (lab, lower)}
-    oracles = [run_trial(spec_of("oracle"), one).images for one in (lab, lower)]
+    losses = {name: run("ggl", name).losses for name in ("float32", "bfloat16")}
+    oracles = [run("oracle", name).images for name in ("float32", "bfloat16")]
 
     assert not np.array_equal(losses["float32"], losses["bfloat16"])
     np.testing.assert_allclose(losses["bfloat16"][:8], losses["float32"][:8], rtol=0.1)

@@ -40,7 +40,10 @@ def infer_by_bias(observed: Update, knowledge: ThreatKnowledge) -> tuple[int, ..
     steps: one image of the class moves it by ``-steps / B``. So that much is added to the smallest
     entry for each class taken, in the manner of LLG
     (`Wainakh et al. (2021) <https://arxiv.org/abs/2105.09369>`_), whose impact of one image has to
-    be estimated where here it is known.
+    be estimated where here it is known. A client that clips may have scaled the update, by how much
+    the server cannot see: then the impact is estimated too, from the negative entries, whose sum is
+    ``-steps (1 - m / K)`` times the scale if ``m`` of ``K`` classes occur, each in more than
+    ``B / K`` images, and the model has no preference among them.
 
     Needs no assumption about the representation's sign, and under noise compares entries that
     differ by ``steps / B`` instead of sums over hundreds of noisy entries.
@@ -54,8 +57,17 @@ def infer_by_bias(observed: Update, knowledge: ThreatKnowledge) -> tuple[int, ..
             f"Label inference by bias needs a bias in the layer {head.name!r}, which has none. "
             "Use label_inference: row_sum."
         )
-    impact = knowledge.training.steps / images
-    return tuple(sorted(_take_smallest(observed.tensors[head.bias][0], images, impact=impact)))
+    entries, impact = observed.tensors[head.bias][0], knowledge.training.steps / images
+    if any(kind.startswith("clipping") for kind in knowledge.defense_kinds):
+        impact = min(impact, _scaled_impact(entries, images))
+    return tuple(sorted(_take_smallest(entries, images, impact=impact)))
+
+
+def _scaled_impact(entries: Tensor, images: int) -> float:
+    """Returns what one image adds to an entry of a bias gradient scaled by an unknown factor."""
+    classes, occurring = len(entries), int((entries < 0).sum())
+    total = float(-entries.clamp(max=0).sum()) / images
+    return total * classes / max(1, classes - occurring)
 
 
 def _take_smallest(entries: Tensor, count: int, *, impact: float) -> list[int]:

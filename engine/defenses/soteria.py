@@ -11,6 +11,7 @@ from engine.defenses.base import DEFENSES, ClientContext, Imitation, MaskedScali
 from engine.defenses.sparsification import percentile
 from engine.federation.target_models import Head
 from engine.federation.update import Update
+from engine.precision import tensor_float
 
 VERSIONS = ("ggl",)
 # Features differentiated at once; changes memory alone.
@@ -86,6 +87,7 @@ class Soteria:
         return KnownColumns(head.weight, (rows != 0).any(0).to(weight.dtype))
 
 
+@tensor_float(False)
 def sensitivity_ratios(client: ClientContext) -> Tensor:
     """Returns ``||d r_f / d x|| / (r_f + 1e-10)`` per image and feature, ``(C * B, features)``."""
     ratios = []

@@ -27,6 +27,7 @@ def in_precision(generator: Generator, precision: Precision) -> Callable[[Tensor
             latents.device.type, torch.bfloat16, enabled=precision == "bfloat16"
         )
         with tensor_float(precision == "tf32"), lowered:
-            return generator(latents, labels).float()
+            # Whatever layout the generator works in, target models get the common one.
+            return generator(latents, labels).float().contiguous()
 
     return generate

@@ -46,7 +46,7 @@ _MARKDOWN_COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over target images with its 95 % interval; None where it was not measured."""
+    """A mean over targets with its 95 % interval; None where it was not measured."""
 
     mean: float | None = None
     low: float | None = None
@@ -68,9 +68,9 @@ class TableRow:
         shuffled: Mean PSNR of the attack against another client's update.
         random_best: Mean PSNR of random search at the same budget.
         oracle: The ceiling: mean PSNR of the best image the generator can draw.
-        top1: Share of targets whose private image is found first among its class.
+        top1: Share of private images found first among their class.
         chance: What ``top1`` is by guessing.
-        label_accuracy: Share of targets whose class was inferred.
+        label_accuracy: Share of the private images' labels that were inferred.
         status: The verdict on this defense.
     """
 

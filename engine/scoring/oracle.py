@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.precision import tensor_float
 from engine.scoring.metrics import mse
 
 
@@ -27,6 +28,7 @@ class Projection:
     mse: Tensor
 
 
+@tensor_float(False)
 def project(
     generate: Callable[[Tensor, Tensor], Tensor],
     truths: Tensor,

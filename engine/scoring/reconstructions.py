@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from engine.attacks import GradientMatchingObjective, Progress
 from engine.federation import Head
 from engine.federation.private_images import PrivateImages
+from engine.precision import tensor_float
 from engine.scoring import metrics
 from engine.scoring.assignment import assign
 from engine.scoring.evaluation_classifier import EvaluationClassifier
@@ -16,6 +17,8 @@ from engine.scoring.identification import pixels, truth_rank
 from engine.scoring.perceptual import lpips, lpips_weights
 
 TRACE_POINTS = 20
+# Images that metrics are computed of at once.
+SCORED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class Scores:
 
 
 @torch.no_grad()
+@tensor_float(False)
 def score(
     images: Tensor,
     client: PrivateImages,
@@ -54,6 +58,31 @@ def score(
         head: Its last linear layer.
         classifier: The evaluation classifier.
     """
+    step = max(1, SCORED_AT_ONCE // len(client.images))
+    parts = [_values(some, client, model, head, classifier) for some in images.split(step)]
+    hits = {
+        f"top{k}{suffix}": float((ranks <= k).float().mean())
+        for suffix, extract in (("", pixels), ("_features", classifier.features))
+        for ranks in [torch.cat([_ranks(some, client, extract) for some in images.split(step)], 1)]
+        for k in (1, 5)
+    }
+    among = 1 + min(len(client.distractors_of(int(label))) for label in client.labels)
+    values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Scores(
+        metrics={name: float(value.mean()) for name, value in values.items()},
+        hits=hits,
+        among=among,
+    )
+
+
+def _values(
+    images: Tensor,
+    client: PrivateImages,
+    model: nn.Module,
+    head: Head,
+    classifier: EvaluationClassifier,
+) -> dict[str, Tensor]:
+    """Returns metrics of reconstructions ``(N, B, ch, H, W)``, ``(N * B,)`` each."""
     drawn, truths = images.flatten(0, 1), client.images.expand_as(images).flatten(0, 1)
     values = {
         "mse": metrics.mse(drawn, truths),
@@ -64,18 +93,7 @@ def score(
     }
     if lpips_weights().is_file():
         values["lpips"] = lpips(drawn, truths)
-    hits = {
-        f"top{k}{suffix}": float((ranks <= k).float().mean())
-        for suffix, extract in (("", pixels), ("_features", classifier.features))
-        for ranks in [_ranks(images, client, extract)]
-        for k in (1, 5)
-    }
-    among = 1 + min(len(client.distractors_of(int(label))) for label in client.labels)
-    return Scores(
-        metrics={name: float(value.mean()) for name, value in values.items()},
-        hits=hits,
-        among=among,
-    )
+    return values
 
 
 def _ranks(images: Tensor, client: PrivateImages, extract: Callable[[Tensor], Tensor]) -> Tensor:

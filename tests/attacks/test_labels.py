@@ -173,6 +173,19 @@ def test_most_labels_of_simulated_clients_are_found(rule, training, model, knowl
     assert found >= {"bias": 195, "row_sum": 160}[rule]
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.01])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("counts", [(4, 0, 0), (2, 2, 0), (0, 2, 2)])
+def test_the_bias_rule_restores_counts_of_a_clipped_update(counts, steps, scale):
+    kinds = ("clipping",)
+    entries = [scale * steps * (1 / 3 - count / 4) for count in counts]
+    knowledge = dataclasses.replace(knowing(4, steps), defense_kinds=kinds)
+
+    found = infer_by_bias(of_biases(*entries), knowledge)
+
+    assert [found.count(label) for label in range(3)] == list(counts)
+
+
 def test_inferring_leaves_the_update_as_it_is():
     observed = constructed((2, 1, 1), spread=0.1, rng=np.random.default_rng(0))
     before = {name: tensor.clone() for name, tensor in observed.tensors.items()}

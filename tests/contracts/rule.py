@@ -163,6 +163,14 @@ WAYS = {
 class ConvolutionContract:
     """A convolution's gradients come in several ways; which one is a question of speed."""
 
+    @pytest.mark.parametrize("by_patches", [True, False])
+    def test_inputs_have_one_gram_matrix_however_it_is_computed(self, run, factors, by_patches):
+        factors._gram_by_patches = by_patches
+
+        squared = products.gram_norms(factors)
+
+        assert_close(squared, run.gradients["weight"].square().flatten(1).sum(1))
+
     @pytest.fixture(params=WAYS)
     def forced(self, request, monkeypatch):
         for name, value in WAYS[request.param].items():

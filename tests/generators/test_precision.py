@@ -60,5 +60,16 @@ def test_lower_precision_changes_images_a_little(generator, inputs):
     assert lower.max() <= 1
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_images_have_the_common_layout_whatever_the_generators(generator, inputs, precision):
+    colour = nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.ConvTranspose2d(4, 3, 4))
+    colour.to(memory_format=torch.channels_last)
+    assert not colour(inputs[0]).is_contiguous()
+
+    images = in_precision(lambda latents, _: colour(latents), precision)(*inputs)
+
+    assert images.is_contiguous()
+
+
 def test_all_precisions_are_named():
     assert PRECISIONS == ("float32", "tf32", "bfloat16")

@@ -73,3 +73,15 @@ def test_luck_is_never_understated_where_classes_differ_in_their_distractors(mod
     # 14 distractors: four of the classes 0 and 1, three of 2 and 3.
     assert scores_of(torch.zeros(1, 2, *IMAGE_SHAPE), client_with([0, 3]), model, head).among == 4
     assert scores_of(torch.zeros(1, 2, *IMAGE_SHAPE), client_with([0, 1]), model, head).among == 5
+
+
+def test_scores_do_not_depend_on_how_many_images_are_scored_at_once(model, head, monkeypatch):
+    client = client_with([2, 0, 1])
+    images = torch.rand(5, 3, *IMAGE_SHAPE, generator=seeded(9))
+    whole = scores_of(images, client, model, head)
+
+    monkeypatch.setattr("engine.scoring.reconstructions.SCORED_AT_ONCE", 6)
+    sliced = scores_of(images, client, model, head)
+
+    assert sliced.hits == whole.hits
+    assert sliced.metrics == pytest.approx(whole.metrics, rel=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from engine.tuning.callback import ListenerCallback
 from engine.tuning.worker import News
 
-OUTCOME = {"result": {"loss": 1.0}, "arrays": {"image": np.zeros((28, 28))}}
+OUTCOME = {"result": {"loss": 1.0}, "arrays": {"images": np.zeros((1, 28, 28))}}
 PROGRESS = {"evaluations": 10, "loss": 0.5}
 ERROR = {"error": "ValueError: no", "traceback": "where"}
 

@@ -142,7 +142,9 @@ class Observation:
             whole, mask = self.update.tensors[place.name][0], self.masks.get(place.name)
             if mask is not None:
                 mask = None if mask.all() else mask.expand_as(whole)[place.index]
-            self._targets[place] = Target(whole[place.index], mask)
+            self._targets[place] = Target(
+                whole[place.index].contiguous(), None if mask is None else mask.contiguous()
+            )
         return self._targets[place]
 
     def outside(self, places: tuple[Place, ...]) -> Tensor:

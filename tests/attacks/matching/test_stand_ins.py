@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from engine.attacks.matching import Kernels
+from engine.attacks.matching import Kernels, Observation
 from engine.attacks.matching.rules.batch_norm import ChannelAffine, as_affine
 from engine.attacks.matching.rules.cropped_convolution import (
     CroppedConv2d,
@@ -12,6 +12,7 @@ from engine.attacks.matching.rules.cropped_convolution import (
     cropped,
 )
 from engine.attacks.matching.rules.stand_ins import STAND_INS
+from engine.federation import compute_update
 from tests.attacks.matching import oracle
 from tests.attacks.matching.oracle import assert_close, settled
 from tests.conftest import build, seeded
@@ -45,16 +46,16 @@ def numbers(*shape, seed=1):
 class SmallMaps(nn.Module):
     """A network that ends on maps of one pixel; two of its layers share a weight if ``tied``."""
 
-    def __init__(self, *, tied=False, twice=False):
+    def __init__(self, *, tied=False, twice=False, width=4):
         super().__init__()
         self.twice = twice
-        self.stem = nn.Conv2d(1, 4, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
-        self.last = nn.Conv2d(4, 4, 3, padding=1)
+        self.stem = nn.Conv2d(1, width, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.down = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(width, width, 3, padding=1)
         if tied:
             self.last.weight = self.down.weight
-        self.readout = nn.Linear(4, CLASSES)
+        self.readout = nn.Linear(width, CLASSES)
 
     def forward(self, images):
         maps = self.down(self.norm(self.stem(images)).relu_())
@@ -87,7 +88,11 @@ def test_an_affine_map_computes_what_batch_norm_does(name):
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3, track_running_stats=False)],
+    [
+        nn.BatchNorm2d(3, affine=False),
+        nn.BatchNorm2d(3, bias=False),
+        nn.BatchNorm2d(3, track_running_stats=False),
+    ],
 )
 def test_a_batch_norm_without_statistics_or_factors_stays(layer):
     assert as_affine(layer, None) is None
@@ -186,3 +191,17 @@ def test_every_stand_in_is_registered_for_exact_types():
 
     assert Mine not in STAND_INS
     assert {nn.BatchNorm2d, nn.Conv2d, nn.MultiheadAttention} <= set(STAND_INS)
+
+
+def test_a_candidates_moments_do_not_depend_on_how_many_others_there_are():
+    model = build(lambda: SmallMaps(width=64), 1)
+    kernels = Kernels(model, (1, 4, 4))
+    pixels, labels = torch.rand(24, 1, 4, 4, generator=seeded(6)), torch.arange(24) % CLASSES
+    observation = Observation(compute_update(model, pixels[:1] * 0.9, labels[:1]))
+
+    def gaps(candidates):
+        some = slice(candidates)
+        return kernels.moments(pixels[some], labels[some], [(observation, candidates)])[0].gap
+
+    with torch.no_grad():
+        assert torch.equal(gaps(8), gaps(24)[:8])

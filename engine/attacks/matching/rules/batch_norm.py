@@ -41,7 +41,7 @@ def as_affine(module: nn.Module, shape: torch.Size | None) -> StandIn | None:
     """Returns the affine map, if the layer has running statistics, factors and summands."""
     del shape
     assert isinstance(module, BatchNorm)
-    if module.running_mean is None or not module.affine:
+    if module.running_mean is None or module.weight is None or module.bias is None:
         return None
     return StandIn(ChannelAffine(module), {name: (name, ()) for name in ("weight", "bias")})
 

@@ -12,8 +12,9 @@ from engine.attacks.matching.products import MOVE, SMALL_PRODUCT
 from engine.attacks.matching.rules.base import ProductRule, by_candidate, rule_for
 from engine.attacks.matching.rules.cropped_convolution import CroppedConv2d
 
-# On a CPU, a product with the patches is faster than torch's own gradient while an image's patches,
-# of so many entries, stay in the cache, if a row of a patch is a run of memory of at least this.
+# On a CPU, a product with the patches is faster than torch's own gradient while a candidate's
+# patches, of so many entries, stay in the cache, if a row of a patch is a run of memory of at least
+# this.
 CACHED_PATCHES, SHORTEST_RUN = 2**18, 16
 # Entries of a weight from which torch is faster called once a candidate than with a group of
 # channels for every candidate.

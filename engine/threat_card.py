@@ -1,0 +1,45 @@
+"""The threat card: what an audit's attacker knows and does, in words."""
+
+from engine.attacks import AttackSettings
+from engine.plan import ClientPlan, GeneratorPlan, Plan
+
+
+def threat_card(plan: Plan) -> list[dict[str, str]]:
+    """Returns what the attacker knows and does, row by row, for the report."""
+    settings = plan.attack.settings()
+    model = plan.target_model
+    weights = f"trained, {model.weights}" if model.weights else f"untrained, seed {model.seed}"
+    rows = {
+        "Adversary": "an honest-but-curious server: it follows the protocol and reads one update",
+        "Observes": f"one client's update after its defenses: {_describe_training(plan.client)}",
+        "Target model": f"known: {model.name} ({weights}), in evaluation mode",
+        "Prior": f"a generator of public images: {_describe_generator(plan.generator)}",
+        "Label": f"not known; inferred from the update ({settings.label_inference})",
+        "Defense": "its kind is known, its parameters are estimated from the observed update",
+        "Search": f"{settings.searcher}, {plan.attack.budget} candidate evaluations, preset "
+        f"{plan.attack.preset}, gradient-free",
+        "Loss": _describe_loss(settings),
+        "Chooses by": "matching loss alone; no private image and no metric reaches the attack",
+    }
+    return [{"what": what, "how": how} for what, how in rows.items()]
+
+
+def _describe_training(client: ClientPlan) -> str:
+    kind = "FedSGD, one gradient"
+    if client.local_steps > 1:
+        kind = f"FedAvg, {client.local_steps} local steps of learning rate {client.learning_rate:g}"
+    return (
+        f"{kind}, batch of {client.images}; both are known, since the server prescribes the "
+        "training and clients report how many images they trained on"
+    )
+
+
+def _describe_loss(settings: AttackSettings) -> str:
+    if settings.regulariser == "none":
+        return settings.distance
+    return f"{settings.distance} + {settings.regulariser} (weight {settings.regulariser_weight})"
+
+
+def _describe_generator(generator: GeneratorPlan) -> str:
+    layout = ", channels last" if generator.channels_last else ""
+    return f"{generator.weights}, in {generator.precision}{layout}"
