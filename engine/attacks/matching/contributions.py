@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class Doubt:
                 again = self.explicit(rows)
                 squared[rows] = torch.where(near[rows], again.squared.double(), squared[rows])
                 gap[rows] = torch.where(near[rows], again.gap.double(), gap[rows])
-        return Sums(squared, gap, replace(self, subtracted=self.subtracted.where(~near, 0.0)))
+        return Sums(squared, gap)
 
 
 Contribution = Gradients | Sums

@@ -106,6 +106,15 @@ def test_sums_are_computed_again_one_after_the_other_until_the_rest_suffices():
     assert asked_second == []
 
 
+def test_a_gap_computed_again_makes_up_for_missing_digits_too():
+    first, _ = doubtful(full(1.0), full(3 / CANCELLATION), truth=full(7.0))
+    second, asked = doubtful(full(1.0), full(2.5 / CANCELLATION), truth=full(1.0))
+
+    collect([(0, first), (1, second)], 2)
+
+    assert asked == []
+
+
 def test_a_candidate_without_a_finite_gap_disturbs_no_other():
     gap = full(1.0)
     gap[1] = torch.nan
