@@ -73,7 +73,7 @@ class Doubt:
 
         Always the same candidates together: how many there are has an influence on rounding.
         """
-        squared, gap = sums.squared.double(), sums.gap.clone()
+        squared, gap = sums.squared.to(torch.float64, copy=True), sums.gap.clone()
         for start in range(0, near.shape[0], self.step):
             rows = slice(start, start + self.step)
             if near[rows].any():
