@@ -64,15 +64,16 @@ def plot_scaling(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
         ("workers", "workers", "evaluations_per_s", "evaluations per second, whole audit"),
     )
     for axis, (curve, across, value, up) in zip(axes.flat, panels, strict=True):
-        points = curves[curve]
-        axis.plot([p[curve] for p in points], [p[value] for p in points], marker="o")
+        found = [(point[curve], point[value]) for point in curves[curve]]
+        draw = axis.loglog if value == "candidates_per_s" else axis.plot
+        draw([x for x, _ in found], [y for _, y in found], marker="o")
         axis.set_xlabel(across)
         axis.set_ylabel(up or "cost, in plain training steps")
+        axis.set_xticks([x for x, _ in found], [f"{x:,}" for x, _ in found])
+        axis.xaxis.minorticks_off()
         axis.grid(alpha=0.3)
+    for axis in axes[1]:
         axis.set_ylim(bottom=0)
-    for axis in axes[0]:
-        axis.set_xscale("log")
-        axis.set_yscale("log")
     figure.savefig(path, dpi=110)
 
 
