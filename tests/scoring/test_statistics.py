@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.stats import beta
+from scipy.stats import t as student
 
 from engine.scoring.statistics import (
     estimate_mean,
@@ -34,6 +35,30 @@ def test_the_interval_of_a_ratio_covers_it_at_its_stated_rate():
         return estimate_ratio(0.6 * room + rng.normal(size=8), room)
 
     assert 0.90 <= covered(draw, 0.6) <= 0.99
+
+
+@pytest.mark.parametrize("targets", [3, 4, 7])
+def test_intervals_of_few_targets_cover_at_their_stated_rate_and_stay_near(targets):
+    rng = np.random.default_rng(targets)
+
+    def draw():
+        room = rng.uniform(5, 12, size=targets)
+        return estimate_ratio(0.6 * room + rng.normal(size=targets), room)
+
+    widths = [estimate.high - estimate.low for estimate in (draw() for _ in range(250))]
+
+    assert 0.90 <= covered(draw, 0.6) <= 0.99
+    assert 0.90 <= covered(lambda: estimate_mean(rng.normal(size=targets)), 0) <= 0.99
+    assert max(widths) < 10 * np.median(widths)
+
+
+def test_few_targets_have_students_interval():
+    values = np.array([17.0, 18.5, 20.5, 23.0])
+
+    estimate = estimate_mean(values)
+
+    expected = student.interval(0.95, 3, values.mean(), values.std(ddof=1) / 2)
+    assert (estimate.low, estimate.high) == pytest.approx(expected)
 
 
 def test_a_mean_is_the_mean_and_its_interval_is_around_it():
