@@ -36,12 +36,17 @@ class Layer:
     once: Mapping[str, Place]
     again: Mapping[str, Place]
 
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where all of them lie."""
+        return {**self.once, **self.again}
+
 
 class Kernels:
     """Computes candidates' updates and moments layer by layer, by the rules of ``rules``.
 
     Attributes:
-        names: Names of the update's tensors, in model order.
+        columns: Names of the update's tensors, in model order, to their places in it.
         general_layers: Layers without a rule of their own, which cost one gradient a candidate.
 
     Args:
@@ -55,11 +60,14 @@ class Kernels:
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
         shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
-        self.names, self._shapes = tuple(shapes), shapes
-        run, self._places = simplified(model, _probe(model, image_shape)[0])
+        self.columns, self._shapes = {name: i for i, name in enumerate(shapes)}, shapes
+        images, labels = _probe(model, image_shape)
+        run, self._places = simplified(model, images)
         self._tape = Tape(run, layers=lambda layer: bool(self._own(layer)))
         paths = {module: name for name, module in run.named_modules()}
-        calls = self._calls(model, image_shape)
+        # In the order a pass meets them, one entry each time.
+        calls: list[nn.Module] = []
+        self._run(images, labels, 1, lambda layer, *_: calls.append(layer))
         uses = Counter(place for layer in calls for place in self._own(layer).values())
         unused = set(self._places.values()) - set(uses)
         if unused:
@@ -72,7 +80,7 @@ class Kernels:
             if isinstance(met.rule, AnyLayerRule)
         )
         self._parts = self._cut()
-        self._check(model, image_shape)
+        self._check(model, images, labels)
 
     def moments(
         self, images: Tensor, labels: Tensor, observations: Sequence[tuple[Observation, int]]
@@ -111,11 +119,12 @@ class Kernels:
         found: dict[str, Tensor] = {}
 
         def report(layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
-            explicit = self._layers[layer].rule.gradients(layer, inputs, deltas, candidates)
-            self.accumulate(found, explicit, self._own(layer))
+            met = self._layers[layer]
+            explicit = met.rule.gradients(layer, inputs, deltas, candidates)
+            self.accumulate(found, explicit, met.places)
 
         self._run(images, labels, len(images) // candidates, report)
-        return Update({name: found[name] for name in self.names})
+        return Update({name: found[name] for name in self.columns})
 
     def accumulate(
         self,
@@ -150,13 +159,6 @@ class Kernels:
             if id(p) in self._places
         }
 
-    def _calls(self, model: nn.Module, image_shape: tuple[int, int, int]) -> list[nn.Module]:
-        """Returns the layers in the order a pass meets them, one entry each time."""
-        calls: list[nn.Module] = []
-        images, labels = _probe(model, image_shape)
-        self._run(images, labels, 1, lambda layer, *_: calls.append(layer))
-        return calls
-
     def _meet(self, layer: nn.Module, uses: Counter[Place]) -> Layer:
         own = self._own(layer)
         once = {key: place for key, place in own.items() if uses[place] == 1}
@@ -166,8 +168,8 @@ class Kernels:
     def _cut(self) -> tuple[tuple[Place, ...], ...]:
         """Returns the places of those tensors that have entries in none of them."""
         parts: dict[str, dict[Place, int]] = {}
-        for layer in self._layers:
-            for key, place in self._own(layer).items():
+        for layer, met in self._layers.items():
+            for key, place in met.places.items():
                 parts.setdefault(place.name, {})[place] = layer.get_parameter(key).numel()
         return tuple(
             tuple(places)
@@ -175,9 +177,8 @@ class Kernels:
             if sum(places.values()) < self._shapes[name].numel()
         )
 
-    def _check(self, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-        """Compares two updates with autograd's."""
-        images, labels = _probe(model, image_shape)
+    def _check(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        """Compares the updates of two images with autograd's."""
         found = self.updates(images, labels, 2)
         for place in range(2):
             true = compute_update(model, images[place, None], labels[place, None])
@@ -197,7 +198,6 @@ class _Pass:
     ) -> None:
         self.rows = rows
         self._kernels, self._observation, self._candidates = kernels, observation, candidates
-        self._column = {name: column for column, name in enumerate(kernels.names)}
         self._found: list[tuple[int, Contribution]] = []
         self._sums: dict[str, Tensor] = {}
 
@@ -205,20 +205,22 @@ class _Pass:
         if met.once:
             targets = {key: self._observation.target(place) for key, place in met.once.items()}
             own = met.rule.contributions(layer, inputs, deltas, self._candidates, targets)
-            self._found += [(self._column[met.once[key].name], one) for key, one in own.items()]
+            columns = self._kernels.columns
+            self._found += [(columns[met.once[key].name], one) for key, one in own.items()]
         if met.again:
             explicit = met.rule.gradients(layer, inputs, deltas, self._candidates)
             self._kernels.accumulate(self._sums, explicit, met.again)
 
     def moments(self, parts: Sequence[tuple[Place, ...]]) -> Moments:
         """Returns the moments; ``parts`` are the places of tensors they do not cover."""
+        columns = self._kernels.columns
         shared = [
-            (self._column[name], of_gradients(explicit, self._observation.target(Place(name))))
+            (columns[name], of_gradients(explicit, self._observation.target(Place(name))))
             for name, explicit in self._sums.items()
         ]
-        squared, gap = collect([*self._found, *shared], len(self._column))
+        squared, gap = collect([*self._found, *shared], len(columns))
         for places in parts:
-            gap[:, self._column[places[0].name]] += self._observation.outside(places)
+            gap[:, columns[places[0].name]] += self._observation.outside(places)
         return Moments(squared, gap, self._observation.squared)
 
 

@@ -26,7 +26,7 @@ class ConvolutionFactors:
 
     See :class:`engine.attacks.matching.products.Factors`. The patches' inner products are sums of
     shifted blocks of the *pixels'* inner products: for a kernel of ``kh * kw`` that many times
-    cheaper than from the patches themselves.
+    cheaper than from the patches themselves, unless a stride leaves out most patches.
     """
 
     def __init__(
@@ -114,10 +114,13 @@ class ConvolutionFactors:
         return found
 
     def inputs(self) -> Tensor:
-        return self._patches(by_candidate(self._maps, self._candidates))[:, 0]
+        return self._all_patches()[:, 0]
 
     def by_inputs(self, target: Target) -> Target:
         return target.derived("channels last", lambda tensor: tensor.movedim(1, -1))
+
+    def _all_patches(self) -> Tensor:
+        return self._patches(by_candidate(self._maps, self._candidates))
 
     def _patches(self, maps: Tensor) -> Tensor:
         """Returns the patches ``(C, groups, P, columns)`` of maps ``(C, B, in, high, wide)``.
@@ -142,7 +145,7 @@ class ConvolutionFactors:
 
     def input_gram(self) -> Tensor:
         if self._gram_by_patches:
-            patches = self._patches(by_candidate(self._maps, self._candidates))
+            patches = self._all_patches()
             return patches @ patches.mT
         return self._input_gram_by_pixels()
 
