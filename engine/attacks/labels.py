@@ -6,6 +6,7 @@ from typing import Final
 from torch import Tensor
 
 from engine.attacks.knowledge import ThreatKnowledge
+from engine.defenses.base import SCALING
 from engine.errors import UnsupportedModelError
 from engine.federation.update import Update
 
@@ -58,7 +59,7 @@ def infer_by_bias(observed: Update, knowledge: ThreatKnowledge) -> tuple[int, ..
             "Use label_inference: row_sum."
         )
     entries, impact = observed.tensors[head.bias][0], knowledge.training.steps / images
-    if any(kind.startswith("clipping") for kind in knowledge.defense_kinds):
+    if SCALING.intersection(knowledge.defense_kinds):
         impact = min(impact, _scaled_impact(entries, images))
     return tuple(sorted(_take_smallest(entries, images, impact=impact)))
 

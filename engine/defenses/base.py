@@ -114,6 +114,8 @@ class Defense(Protocol):
 DEFENSES: Registry[Defense] = Registry("defense")
 # The kind whose parameter the others are estimated through.
 NOISE = "gaussian_noise"
+# The kinds that scale an update by factors the server does not see.
+SCALING = frozenset({"clipping", "clipping_per_layer"})
 
 
 @dataclass(frozen=True)

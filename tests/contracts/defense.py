@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.defenses import DEFENSES, ClientContext
+from engine.defenses.base import SCALING
 from engine.federation import Update, compute_update
 from tests.conftest import seeded
 
@@ -41,6 +42,13 @@ class DefenseContract:
             assert defended.tensors[name].shape == tensor.shape
             assert defended.tensors[name].dtype == dtype
             assert not defended.tensors[name].requires_grad
+
+    def test_whether_it_scales_updates_is_known(self, observed, model, head, images, labels):
+        update = self.defend(observed, model, head, images[:1], labels[:1])
+
+        form = DEFENSES.get(self.name).estimate(update, head=head).masked_scaling()
+
+        assert (form is not None and form.scale is not None) == (self.name in SCALING)
 
     def test_equal_seeds_agree(self, update, model, head, images, labels):
         first = self.defend(update, model, head, images, labels, seed=5)
