@@ -13,7 +13,7 @@ from engine.attacks.searchers import make_searcher
 from engine.defenses import DEFENSES
 from engine.federation import compute_update, find_head, make_target_model
 from engine.generators import load_generator
-from search_spaces.latent import make_space
+from search_spaces import make_space
 
 SHARE = 0.10  # Largest share of a generation aimed at.
 
@@ -31,7 +31,7 @@ def measure_searcher(
     """
     width = objective.knowledge.latent_dim * len(objective.labels)
     searcher = make_searcher(name, dim=width, budget=10**6, seed=0)
-    space, population = make_space("gaussian", width), searcher.preferred_population
+    space, population = make_space("gaussian", latent_dim=width), searcher.preferred_population
     state: dict[str, Any] = {}
 
     def ask() -> None:

@@ -83,8 +83,8 @@ def check_plan(plan: Plan) -> Lab:
     """Builds everything once in this process, so that a plan fails before any work is spent."""
     lab = build_lab(plan)
     settings = plan.attack.settings()
-    latent_dim = plan.client.images * lab.generator.latent_dim
-    check_settings(settings, latent_dim=latent_dim, budget=plan.attack.budget)
+    knowledge = knowledge_of(trial_specs(plan)[0], lab)
+    check_settings(settings, knowledge, budget=plan.attack.budget)
     if settings.label_inference == "bias" and not lab.head.has_bias:
         raise PlanError(
             f"Expected a bias in the target model's last layer {lab.head.name!r} for "

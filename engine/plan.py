@@ -122,6 +122,7 @@ class AttackPlan(Strict):
     searcher: str | None = None
     searcher_settings: dict[str, Any] | None = None
     space: str | None = None
+    space_settings: dict[str, Any] | None = None
     label_inference: str | None = None
     distance: str | None = None
     regulariser: str | None = None
@@ -136,6 +137,8 @@ class AttackPlan(Strict):
         given = {name: value for name, value in self if name in names and value is not None}
         if "searcher" in given:
             given.setdefault("searcher_settings", {})  # The preset's are for its own searcher.
+        if "space" in given:
+            given.setdefault("space_settings", {})
         return replace(PRESETS[self.preset], **given)
 
 

@@ -343,7 +343,9 @@ def _search(
 
 def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:
     """Draws images of the inferred classes: all an attacker has who ignores the update's rest."""
-    objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
+    # The prior is that of the generator's own latents, whatever space the attack searches.
+    settings = replace(spec.settings, space="gaussian", space_settings={})
+    objective = prepare_objective(observed, knowledge_of(spec, lab), settings)
     rng = stream(spec.seed, "prior_only", spec.target)
     latents = torch.randn(PRIOR_DRAWS, spec.images * lab.generator.latent_dim, generator=rng)
     draws = latents.to(lab.private.images.device).split(max(1, PRIOR_DRAWS // spec.images))

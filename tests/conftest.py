@@ -61,6 +61,25 @@ class TinyGenerator(nn.Module):
         return images.view(-1, *IMAGE_SHAPE)
 
 
+class MappedGenerator(TinyGenerator):
+    """The tiny generator behind a mapping network of two coordinates."""
+
+    latent_dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Parameter(torch.randn(2, LATENT_DIM), requires_grad=False)
+
+    def mapping(self, latents, labels):
+        return nn.functional.leaky_relu(latents @ self.map, 0.2)
+
+    def synthesise(self, mapped, labels):
+        return TinyGenerator.forward(self, mapped, labels)
+
+    def forward(self, latents, labels):
+        return self.synthesise(self.mapping(latents, labels), labels)
+
+
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 

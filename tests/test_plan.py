@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 from engine import assets, lab
+from engine.attacks import attack
 from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
 from engine.lab import check_plan, input_hashes, trial_specs, weights_path
 from engine.plan import DEFAULT_PLAN, make_plan, read_plan
 from engine.threat_card import threat_card
+from engine.trial_record import spec_hash
 
 
 def plan_of(**values):
@@ -156,13 +158,47 @@ def test_every_client_holds_as_many_images_and_trains_alike():
 
 def test_the_searcher_is_checked_with_the_latents_of_all_images(monkeypatch):
     seen = []
+    check = attack.make_searcher
     monkeypatch.setattr(
-        lab, "check_settings", lambda _, latent_dim, budget: seen.append(latent_dim)
+        attack,
+        "make_searcher",
+        lambda *names, **rest: seen.append(rest["dim"]) or check(*names, **rest),
     )
 
     check_plan(plan_of(client={"images": 3}))
+    check_plan(plan_of(client={"images": 3}, attack={"space": "shell"}))
+    subspace = {"space": "principal", "space_settings": {"directions": 5}}
+    check_plan(plan_of(client={"images": 3}, attack=subspace))
 
-    assert seen == [3 * 32]
+    assert seen == [3 * 32, 3 * 32, 3 * 5]
+
+
+def test_more_directions_than_the_generator_has_coordinates_are_refused_before_any_work():
+    subspace = {"space": "random_embedding", "space_settings": {"directions": 33}}
+
+    with pytest.raises(PlanError, match="Expected directions between 1 and 32"):
+        check_plan(plan_of(attack=subspace))
+
+
+def test_the_settings_of_a_presets_space_are_for_its_own_space():
+    settings = plan_of(attack={"space": "box", "space_settings": {"half_width": 3}}).attack
+
+    assert settings.settings().space_settings == {"half_width": 3}
+    assert plan_of(attack={"space": "box"}).attack.settings().space_settings == {}
+
+
+def test_unknown_settings_of_a_space_are_refused_with_the_plan():
+    with pytest.raises(PlanError, match="attack: Unknown setting 'width' of the space 'box'"):
+        plan_of(attack={"space": "box", "space_settings": {"width": 3}})
+
+
+def test_what_determines_a_trial_includes_the_settings_of_its_space():
+    hashes = {
+        spec_hash(trial_specs(plan_of(attack={"space": "box", "space_settings": settings}))[0])
+        for settings in ({}, {"half_width": 2.0}, {"half_width": 3.0})
+    }
+
+    assert len(hashes) == 3
 
 
 def test_a_client_holds_one_image_and_takes_one_gradient_unless_the_plan_says_otherwise():

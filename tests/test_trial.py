@@ -25,7 +25,7 @@ from engine.trial import (
     run_trial,
     run_trials,
 )
-from tests.conftest import CLASSES, IMAGE_SHAPE, build, seeded
+from tests.conftest import CLASSES, IMAGE_SHAPE, MappedGenerator, build, seeded
 
 LABELS = torch.tensor([2, 0, 2, 1])
 PLANTED = torch.tensor([[0.3, -0.7, 0.9], [1.0, 0.2, -0.4], [-0.8, 0.0, 1.1], [0.1, -1.2, 0.5]])
@@ -105,6 +105,42 @@ def test_every_attack_gives_a_whole_result(attack, lab):
         "label_accuracy",
     }
     assert result.wall_s > 0
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("space", ["shell", "principal", "random_embedding", "w"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_every_attack_gives_a_whole_result_in_every_space(attack, space, images, lab):
+    mapped = dataclasses.replace(lab, generator=build(MappedGenerator, 6))
+    settings = AttackSettings(
+        searcher="random" if attack == "random_best" else "sepcma",
+        space=space,
+        space_settings={"directions": 2} if space in ("principal", "random_embedding") else {},
+        regulariser="none",
+        regulariser_weight=0.0,
+    )
+
+    spec = spec_of(attack, settings=settings, images=images)
+    [[result]] = run_trials([spec], mapped)
+
+    assert not isinstance(result.result, Exception), result.result
+    assert result.result.images.shape == (images, *IMAGE_SHAPE)
+    assert all(math.isfinite(value) for value in result.result.metrics.values())
+
+
+def test_draws_from_the_prior_are_the_same_whatever_space_is_searched(lab):
+    mapped = dataclasses.replace(lab, generator=build(MappedGenerator, 6))
+    plain = {"regulariser": "none", "regulariser_weight": 0.0}
+
+    first, second = (
+        run_trial(
+            spec_of("prior_only", settings=AttackSettings(space=space, **plain)),
+            mapped,
+        )
+        for space in ("gaussian", "w")
+    )
+
+    assert_equal_results(first, second)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

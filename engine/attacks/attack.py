@@ -16,11 +16,11 @@ from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
 from engine.attacks.search import Progress, Steps, run_steps, search_steps
 from engine.attacks.searchers import make_searcher
+from engine.attacks.spaces import MAPPED, check_space_settings, entered, space_of
 from engine.defenses.base import Imitation, estimate_imitations
 from engine.errors import InputError, PlanError
 from engine.federation.update import Update
 from engine.seeding import stream_seed
-from search_spaces.latent import SPACES, make_space
 
 # Arguments of searchers that come from the search, not from a plan.
 RESERVED: Final = frozenset({"dim", "budget", "seed"})
@@ -33,7 +33,8 @@ class AttackSettings:
     Attributes:
         searcher: ``family`` or ``family:optimizer``, e.g. ``sepcma``.
         searcher_settings: Further arguments of the searcher.
-        space: Name of the latent space: ``gaussian``, ``tanh`` or ``raw``.
+        space: Name of the latent space, e.g. ``gaussian``; ``leaktune list spaces`` has all.
+        space_settings: Its settings.
         label_inference: How the classes are inferred from the update: ``bias`` or ``row_sum``.
         distance: ``squared_l2`` (the paper's D1) or ``cosine`` (D2).
         regulariser: ``none``, ``kl`` (the paper's R1), ``norm`` (R2) or ``prior``.
@@ -47,6 +48,7 @@ class AttackSettings:
     searcher: str = "sepcma"
     searcher_settings: Mapping[str, object] = field(default_factory=dict)
     space: str = "gaussian"
+    space_settings: Mapping[str, object] = field(default_factory=dict)
     label_inference: str = "bias"
     distance: str = "squared_l2"
     regulariser: str = "prior"
@@ -54,7 +56,7 @@ class AttackSettings:
     published_code: bool = False
 
     def __post_init__(self) -> None:
-        validate.choice(tuple(SPACES), space=self.space)
+        check_space_settings(self.space, self.space_settings)
         reserved = RESERVED & set(self.searcher_settings)
         if reserved:
             raise PlanError(
@@ -64,6 +66,11 @@ class AttackSettings:
         validate.choice(tuple(LABEL_INFERENCES), label_inference=self.label_inference)
         validate.choice(tuple(DISTANCES), distance=self.distance)
         validate.choice(tuple(REGULARISERS), regulariser=self.regulariser)
+        if self.space == MAPPED and self.regulariser != "none":
+            raise PlanError(
+                f"Expected regulariser: none with space: {MAPPED}, whose latents are not those of "
+                f"N(0, I), got {self.regulariser!r}. Set it, and regulariser_weight: 0."
+            )
         if self.regulariser_weight == "posterior":
             self._check_posterior()
         else:
@@ -143,7 +150,7 @@ def prepare_objective(
     return GradientMatchingObjective(
         observed=observed,
         labels=LABEL_INFERENCES[settings.label_inference](observed, knowledge),
-        knowledge=knowledge,
+        knowledge=entered(settings.space, knowledge),
         imitate=imitation,
         distance=DISTANCES[settings.distance],
         regulariser=REGULARISERS[settings.regulariser],
@@ -173,10 +180,16 @@ def attack_steps(
     Raises:
         InputError: If no candidate had a finite loss.
     """
-    latent_dim = objective.knowledge.latent_dim * len(objective.labels)
+    space = space_of(
+        settings.space,
+        settings.space_settings,
+        objective.knowledge,
+        labels=objective.labels,
+        seed=stream_seed(seed, "space"),
+    )
     searcher = make_searcher(
         settings.searcher,
-        dim=latent_dim,
+        dim=space.dim,
         budget=budget,
         seed=stream_seed(seed, "searcher"),
         **settings.searcher_settings,
@@ -185,7 +198,7 @@ def attack_steps(
     result = yield from search_steps(
         objective,
         searcher,
-        make_space(settings.space, latent_dim),
+        space,
         budget=budget,
         population=population,
         known_losses=known_losses,
@@ -215,17 +228,21 @@ def run_attack(
     return run_steps(attack_steps(objective, settings, **arguments))
 
 
-def check_settings(settings: AttackSettings, *, latent_dim: int, budget: int) -> None:
-    """Builds the searcher once, so that a plan that names an impossible one fails early.
+def check_settings(settings: AttackSettings, knowledge: ThreatKnowledge, *, budget: int) -> None:
+    """Builds space and searcher once, so that a plan that names impossible ones fails early.
 
     Raises:
-        PlanError: For an unknown searcher or optimizer, wrong settings, or a missing package.
+        PlanError: For an unknown searcher or optimizer, wrong settings of searcher or space, a
+            generator the space is not for, or a missing package.
     """
+    labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
+    entry = entered(settings.space, knowledge)
+    space = space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
     searcher = make_searcher(
-        settings.searcher, dim=latent_dim, budget=budget, seed=0, **settings.searcher_settings
+        settings.searcher, dim=space.dim, budget=budget, seed=0, **settings.searcher_settings
     )
-    if settings.space == "raw" and searcher.view != "normal":
+    if searcher.view not in space.views:
         raise PlanError(
-            f"Expected a bounded space for the searcher {settings.searcher!r}, got space='raw'. "
-            "Use space: gaussian."
+            f"Expected a bounded space for the searcher {settings.searcher!r}, got "
+            f"space={settings.space!r}. Use space: gaussian."
         )

@@ -74,10 +74,7 @@ def _listings() -> dict[str, Callable[[], dict[str, str]]]:
     from engine.federation.target_models import TARGET_MODELS
     from engine.generators import GENERATORS
     from engine.scoring import metrics
-    from search_spaces.latent import SPACES
-
-    def first_line(value: object) -> str:
-        return (value.__doc__ or "").strip().partition("\n")[0]
+    from search_spaces import latent_spaces
 
     return {
         "attacks": lambda: {
@@ -92,5 +89,5 @@ def _listings() -> dict[str, Callable[[], dict[str, str]]]:
         },
         "models": TARGET_MODELS.summaries,
         "searchers": SEARCHERS.summaries,
-        "spaces": lambda: {name: first_line(space) for name, space in SPACES.items()},
+        "spaces": latent_spaces.summaries,
     }

@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from engine.attacks import PRESETS, AttackSettings, prepare_objective, run_attack
+from engine.attacks import attack as attack_module
 from engine.attacks.attack import check_settings
+from engine.attacks.searchers import RandomSearcher, make_searcher
 from engine.defenses import Clipping, GaussianNoise
 from engine.errors import InputError, PlanError
 from engine.federation import compute_update
-from tests.conftest import seeded
+from engine.generators.precision import in_precision
+from tests.conftest import MappedGenerator, build, seeded
 
 PLANTED = torch.tensor([[0.3, -0.7, 0.9]])
 LABEL = torch.tensor([2])
@@ -168,7 +171,10 @@ def test_the_published_code_is_passed_on_to_the_estimates(kinds, planted, knowle
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"space": "sphere"}, "Expected space to be one of: gaussian, raw, tanh"),
+        ({"space": "shel"}, "Expected space to be one of: box, .*got 'shel'. Did you mean 'shell'"),
+        ({"space_settings": {"bond": 2}}, "Unknown setting 'bond' of the space 'gaussian'"),
+        ({"space": "principal"}, "The space 'principal' needs a value for: directions"),
+        ({"space": "w"}, "Expected regulariser: none with space: w"),
         ({"label_inference": "given"}, "Expected label_inference to be one of: bias, row_sum"),
         ({"distance": "l1"}, "Expected distance to be one of: cosine, squared_l2"),
         ({"regulariser": "tv"}, "Expected regulariser to be one of: kl, none, norm, prior"),
@@ -183,11 +189,113 @@ def test_impossible_settings_are_refused(settings, message):
         AttackSettings(**settings)
 
 
-def test_checking_settings_finds_an_unknown_optimizer():
+def test_checking_settings_finds_an_unknown_optimizer(knowledge):
     with pytest.raises(PlanError, match="Unknown Nevergrad optimizer"):
-        check_settings(AttackSettings(searcher="nevergrad:Nope"), latent_dim=3, budget=10)
+        check_settings(AttackSettings(searcher="nevergrad:Nope"), knowledge, budget=10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space_settings": {"bound": -1}}, "Expected bound > 0, got bound=-1"),
+        (
+            {"space": "principal", "space_settings": {"directions": 4}},
+            "Expected directions between 1 and 3, the latent coordinates of an image",
+        ),
+        (
+            {"space": "w", "regulariser": "none", "regulariser_weight": 0.0},
+            "Expected a generator with mapping and synthesise",
+        ),
+    ],
+)
+def test_checking_settings_finds_an_impossible_space(settings, message, knowledge):
+    with pytest.raises(PlanError, match=message):
+        check_settings(AttackSettings(**settings), knowledge, budget=10)
+
+
+def test_a_searcher_of_the_unit_view_needs_a_bounded_space(knowledge, monkeypatch):
+    monkeypatch.setattr(RandomSearcher, "view", "unit")
+
+    check_settings(AttackSettings(searcher="random"), knowledge, budget=10)
+    with pytest.raises(PlanError, match="bounded space for the searcher 'random', got space='raw'"):
+        check_settings(AttackSettings(searcher="random", space="raw"), knowledge, budget=10)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_the_presets_pass_the_check(preset):
-    check_settings(PRESETS[preset], latent_dim=3, budget=10)
+def test_the_presets_pass_the_check(preset, knowledge):
+    check_settings(PRESETS[preset], knowledge, budget=10)
+
+
+@pytest.mark.parametrize(
+    ("space", "settings"),
+    [
+        ("box", {"half_width": 1.5}),
+        ("shell", {}),
+        ("principal", {"directions": 3}),
+        ("random_embedding", {"directions": 3}),
+    ],
+)
+def test_the_attack_finds_a_planted_image_in_every_space_that_holds_it(
+    space, settings, planted, knowledge, generator
+):
+    attack = AttackSettings(space=space, space_settings=settings)
+    objective = prepare_objective(planted, knowledge, attack)
+    # The shell holds but one latent in each direction.
+    latent = PLANTED * (3**0.5 / PLANTED.norm() if space == "shell" else 1)
+    held = compute_update(knowledge.model, generator(latent, LABEL), LABEL)
+    objective = dataclasses.replace(objective, observed=held)
+
+    found = run_attack(objective, attack, budget=600, seed=0)
+
+    assert found.loss < 0.01 * median_prior_loss(objective)
+    torch.testing.assert_close(found.latent, latent, rtol=0, atol=0.15)
+
+
+def test_a_search_in_a_subspace_has_as_many_coordinates_as_directions(
+    planted, knowledge, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        attack_module,
+        "make_searcher",
+        lambda *names, dim, **rest: asked.append(dim) or make_searcher(*names, dim=dim, **rest),
+    )
+    attack = AttackSettings(space="principal", space_settings={"directions": 2})
+    objective = prepare_objective(planted, knowledge, attack)
+
+    found = run_attack(objective, attack, budget=20, seed=0)
+
+    assert asked == [2]
+    assert found.latent.shape == (1, 3)
+    assert torch.linalg.matrix_rank(found.latent) == 1
+
+
+def test_the_images_of_a_client_each_have_a_subspace(model, knowledge, generator):
+    labels = torch.tensor([0, 2])
+    images = generator(torch.randn(2, 3, generator=seeded(0)), labels)
+    update = compute_update(model, images, labels, images_per_client=2)
+    attack = AttackSettings(space="principal", space_settings={"directions": 2})
+    knowledge = dataclasses.replace(knowledge, images_per_client=2)
+
+    check_settings(attack, knowledge, budget=20)
+    found = run_attack(prepare_objective(update, knowledge, attack), attack, budget=20, seed=0)
+
+    assert found.latent.shape == (1, 6)
+    assert found.images.shape == (2, 1, 12, 12)
+
+
+def test_the_attack_finds_a_planted_image_among_mapped_latents(model, knowledge):
+    generator = build(MappedGenerator, 2)
+    mapped = generator.mapping(torch.tensor([[0.8, -0.5]]), LABEL)
+    observed = compute_update(model, generator.synthesise(mapped, LABEL), LABEL)
+    knowledge = dataclasses.replace(
+        knowledge, generate=in_precision(generator, "float32"), latent_dim=2
+    )
+    attack = AttackSettings(space="w", regulariser="none", regulariser_weight=0.0)
+    check_settings(attack, knowledge, budget=600)
+    objective = prepare_objective(observed, knowledge, attack)
+
+    found = run_attack(objective, attack, budget=600, seed=0)
+
+    assert found.loss < 0.01 * median_prior_loss(objective)
+    torch.testing.assert_close(found.latent, mapped, rtol=0, atol=0.15)

@@ -9,7 +9,7 @@ from engine.attacks.search import tellable
 from engine.attacks.searchers import make_searcher
 from engine.errors import AuditError
 from search_spaces import GaussianLatentSpace
-from search_spaces.latent import RawLatentSpace
+from search_spaces.latent_spaces import RawLatentSpace
 
 SPACE = GaussianLatentSpace(2)
 INF, NAN = float("inf"), float("nan")

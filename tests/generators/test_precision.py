@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from engine.generators.precision import PRECISIONS, in_precision
+from search_spaces.latent_spaces.mapped import MappedGenerator
 from tests.conftest import build, seeded
 
 
@@ -69,6 +70,43 @@ def test_images_have_the_common_layout_whatever_the_generators(generator, inputs
     images = in_precision(lambda latents, _: colour(latents), precision)(*inputs)
 
     assert images.is_contiguous()
+
+
+def test_generators_in_equal_precision_are_equal(generator):
+    # So that what a search space found about one is known of the other.
+    first, same, other = (in_precision(generator, name) for name in ("tf32", "tf32", "float32"))
+
+    assert first == same
+    assert hash(first) == hash(same)
+    assert first != other
+
+
+def test_both_parts_of_a_generator_are_run_in_its_precision(generator, inputs):
+    class Mapped(nn.Module):
+        latent_dim, classes, image_shape = 4, 2, (1, 6, 6)
+
+        def mapping(self, latents, labels):
+            return generator.project(latents).detach()
+
+        def synthesise(self, mapped, labels):
+            return generator.image(mapped.unflatten(1, (8, 3, 3))).sigmoid()
+
+        def forward(self, latents, labels):
+            return self.synthesise(self.mapping(latents, labels), labels)
+
+    exact, lower = (in_precision(Mapped(), name) for name in ("float32", "bfloat16"))
+    latents, labels = inputs
+
+    assert isinstance(lower, MappedGenerator)
+    assert lower.latent_dim == 4
+    mapped, rounded = exact.mapping(latents, labels), lower.mapping(latents, labels)
+    assert rounded.dtype == torch.float32
+    assert 0 < (mapped - rounded).abs().max() < 2**-6
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    images = exact.synthesise(mapped, labels), lower.synthesise(mapped, labels)
+    assert 0 < (images[0] - images[1]).abs().max() < 2**-6
+    assert torch.equal(images[0], exact(latents, labels))
+    assert not isinstance(in_precision(generator, "float32"), MappedGenerator)
 
 
 def test_all_precisions_are_named():

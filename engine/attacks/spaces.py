@@ -1,0 +1,79 @@
+"""The latent space of an attack: named by its settings, made for what the attacker knows."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from engine.attacks.knowledge import ThreatKnowledge
+from engine.errors import PlanError
+from search_spaces.latent import LatentSpace, Source
+from search_spaces.latent_spaces import check_space, make_space
+from search_spaces.latent_spaces.mapped import Synthesis, mapped_dim
+
+# The space beyond a generator's mapping network: its latents are another generator's, so to speak.
+MAPPED = "w"
+
+
+def check_space_settings(name: str, settings: Mapping[str, object]) -> None:
+    """Raises a PlanError unless there is a space ``name`` that takes settings of these names."""
+    try:
+        check_space(name, settings)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+def entered(name: str, knowledge: ThreatKnowledge) -> ThreatKnowledge:
+    """Returns the knowledge whose generator takes the latents of the space ``name``.
+
+    Raises:
+        PlanError: If the generator has no such latents.
+    """
+    if name != MAPPED:
+        return knowledge
+    try:
+        dim = mapped_dim(knowledge.generate, _device_of(knowledge))
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+    return replace(knowledge, generate=Synthesis(knowledge.generate), latent_dim=dim)  # type: ignore[arg-type]
+
+
+def space_of(
+    name: str,
+    settings: Mapping[str, object],
+    knowledge: ThreatKnowledge,
+    *,
+    labels: tuple[int, ...],
+    seed: int,
+) -> LatentSpace:
+    """Returns the space an attack searches.
+
+    Args:
+        name: Name of the space.
+        settings: Its settings.
+        knowledge: What the attacker knows, :func:`entered`.
+        labels: The classes attributed to the client's images.
+        seed: Seeds what the space draws.
+
+    Raises:
+        PlanError: If the space cannot be made of these settings or for this generator.
+    """
+    generate = knowledge.generate
+    if isinstance(generate, Synthesis):
+        generate = generate.generator
+    source = Source(generate, labels, _device_of(knowledge))
+    try:
+        return make_space(
+            name,
+            latent_dim=knowledge.latent_dim,
+            images=len(labels),
+            source=source,
+            seed=seed,
+            **settings,
+        )
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+def _device_of(knowledge: ThreatKnowledge) -> torch.device:
+    return next(knowledge.model.parameters()).device
