@@ -1,8 +1,8 @@
 """The audit grid: the outer space, every combination of defense, attack and target once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class GridPoint(NamedTuple):
@@ -24,8 +24,46 @@ def audit_grid(defenses: int, attacks: Sequence[str], targets: int) -> list[Grid
 
     Target by target, so that an interrupted audit has whole targets; the oracle once a target.
     """
-    return [
-        GridPoint(defense, attack, target)
-        for target, defense, attack in product(range(targets), range(defenses), attacks)
-        if attack != "oracle" or defense == 0
-    ]
+    axes = audit_axes(targets=range(targets), defenses=range(defenses), attacks=attacks)
+    points = [GridPoint(**point) for point in grid_points(axes)]
+    return [point for point in points if point.attack != "oracle" or point.defense == 0]
+
+
+def audit_axes(
+    *,
+    targets: Iterable[int],
+    defenses: Iterable[Any],
+    attacks: Iterable[str] = (),
+    searchers: Iterable[str] = (),
+    seeds: Iterable[int] = (),
+) -> dict[str, list[Any]]:
+    """Returns the axes of an audit with their values, those left empty left out.
+
+    Args:
+        targets: Indices of clients.
+        defenses: What tells defenses apart: their indices, or mappings from :func:`strengths`.
+        attacks: Names of attacks and controls.
+        searchers: Names of searchers, as in a plan.
+        seeds: Roots of the trials' random streams.
+    """
+    axes = {
+        "target": list(targets),
+        "defense": list(defenses),
+        "attack": list(attacks),
+        "searcher": list(searchers),
+        "seed": list(seeds),
+    }
+    return {name: values for name, values in axes.items() if values}
+
+
+def strengths(name: str, **settings: Sequence[object]) -> list[dict[str, Any]]:
+    """Returns a defense at every combination of its settings, as a plan would list it.
+
+    ``strengths("clipping", max_norm=[1, 4])`` is ``[{name: clipping, max_norm: 1}, ...]``.
+    """
+    return [{"name": name, **point} for point in grid_points(settings)]
+
+
+def grid_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Returns every combination of the axes' values by axis, the last axis changing fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]

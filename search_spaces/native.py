@@ -1,0 +1,106 @@
+"""Search spaces in the forms of Optuna, Nevergrad, Ax and Ray Tune, and their answers back.
+
+Every library sees the unit view of a latent space as parameters in [0, 1], one a coordinate, with
+the same names everywhere; what it suggests comes back as a mapping of those names.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search_spaces.latent import LatentSpace
+
+if TYPE_CHECKING:
+    from ax import RangeParameterConfig
+    from optuna.distributions import FloatDistribution
+
+
+def coordinate_names(space: LatentSpace) -> list[str]:
+    """Returns a name for each coordinate, padded so that they sort in order: ``z00``, ``z01``.
+
+    Raises:
+        ValueError: If the space has no unit view.
+    """
+    if "unit" not in space.views:
+        raise ValueError(
+            f"Expected a bounded space, got a {type(space).__name__}, which has no unit view. "
+            "Use another."
+        )
+    width = len(str(space.dim - 1))
+    return [f"z{place:0{width}}" for place in range(space.dim)]
+
+
+def to_optuna(space: LatentSpace) -> "dict[str, FloatDistribution]":
+    """Returns the distributions of Optuna's ``study.ask`` or ``trial.suggest_float``."""
+    from optuna.distributions import FloatDistribution
+
+    return {name: FloatDistribution(0.0, 1.0) for name in coordinate_names(space)}
+
+
+def to_nevergrad(space: LatentSpace) -> Any:
+    """Returns Nevergrad's parametrization; the ``value`` of what it asks is the suggestion."""
+    import nevergrad
+
+    scalars = {name: nevergrad.p.Scalar(lower=0.0, upper=1.0) for name in coordinate_names(space)}
+    return nevergrad.p.Dict(**scalars)
+
+
+def to_ax(space: LatentSpace) -> "list[RangeParameterConfig]":
+    """Returns the parameters of Ax's ``client.configure_experiment``."""
+    from ax import RangeParameterConfig
+
+    return [
+        RangeParameterConfig(name=name, parameter_type="float", bounds=(0.0, 1.0))
+        for name in coordinate_names(space)
+    ]
+
+
+def to_tune(space: LatentSpace) -> dict[str, Any]:
+    """Returns the ``param_space`` of a Ray Tune ``Tuner``."""
+    from ray import tune
+
+    return {name: tune.uniform(0.0, 1.0) for name in coordinate_names(space)}
+
+
+def grid_to_tune(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Returns the axes of an audit as the ``param_space`` of a Ray Tune ``Tuner``.
+
+    Tune runs the points of :func:`search_spaces.audit_grid.grid_points`: all of them, an oracle
+    once a defense too.
+    """
+    from ray import tune
+
+    return {name: tune.grid_search(list(values)) for name, values in axes.items()}
+
+
+def to_point(space: LatentSpace, suggestion: Mapping[str, float]) -> np.ndarray:
+    """Returns a suggestion as a point ``(dim,)`` of the unit view, float64.
+
+    Raises:
+        ValueError: For missing or unknown names, or values outside [0, 1].
+    """
+    names = coordinate_names(space)
+    wrong = sorted(set(names) ^ set(suggestion))
+    if wrong:
+        raise ValueError(
+            f"Expected the {space.dim} coordinates {names[0]} to {names[-1]}, got a suggestion "
+            f"that differs in {', '.join(wrong[:5])}{' and others' if len(wrong) > 5 else ''}."
+        )
+    point = np.array([suggestion[name] for name in names], dtype=np.float64)
+    outside = ~((point >= 0) & (point <= 1))
+    if outside.any():
+        first = int(outside.argmax())
+        raise ValueError(f"Expected {names[first]} between 0 and 1, got {point[first]}.")
+    return point
+
+
+def to_points(space: LatentSpace, suggestions: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Returns suggestions as points ``(C, dim)`` of the unit view, see :func:`to_point`."""
+    points = [to_point(space, suggestion) for suggestion in suggestions]
+    return np.stack(points) if points else np.empty((0, space.dim))
+
+
+def to_suggestion(space: LatentSpace, point: np.ndarray) -> dict[str, float]:
+    """Returns a point ``(dim,)`` of the unit view by the names of its coordinates."""
+    return dict(zip(coordinate_names(space), point.tolist(), strict=True))
