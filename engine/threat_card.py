@@ -1,6 +1,7 @@
 """The threat card: what an audit's attacker knows and does, in words."""
 
 from engine.attacks import AttackSettings
+from engine.attacks.spaces import label_space
 from engine.plan import ClientPlan, GeneratorPlan, Plan
 
 
@@ -16,8 +17,9 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Prior": f"a generator of public images: {_describe_generator(plan.generator)}",
         "Label": f"not known; inferred from the update ({settings.label_inference})",
         "Defense": "its kind is known, its parameters are estimated from the observed update",
-        "Search": f"{settings.searcher}, {plan.attack.budget} candidate evaluations, preset "
-        f"{plan.attack.preset}, gradient-free",
+        "Search": f"{settings.searcher} in the space "
+        f"{label_space(settings.space, settings.space_settings)}, {plan.attack.budget} candidate "
+        f"evaluations, preset {plan.attack.preset}, gradient-free",
         "Loss": _describe_loss(settings),
         "Chooses by": "matching loss alone; no private image and no metric reaches the attack",
     }

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from engine.attacks.spaces import label_space
 from engine.trial import TrialResult, TrialSpec
 
 
@@ -56,7 +57,7 @@ def to_params(spec: TrialSpec) -> dict[str, str | float]:
         "budget": spec.budget,
         "seed": spec.seed,
         "searcher": spec.settings.searcher,
-        "space": spec.settings.space,
+        "space": label_space(spec.settings.space, spec.settings.space_settings),
         "distance": spec.settings.distance,
         "regulariser": spec.settings.regulariser,
         "regulariser_weight": spec.settings.regulariser_weight,

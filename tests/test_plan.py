@@ -11,7 +11,7 @@ from engine.federation.client import LocalTraining
 from engine.lab import check_plan, input_hashes, trial_specs, weights_path
 from engine.plan import DEFAULT_PLAN, make_plan, read_plan
 from engine.threat_card import threat_card
-from engine.trial_record import spec_hash
+from engine.trial_record import spec_hash, to_params
 
 
 def plan_of(**values):
@@ -221,7 +221,17 @@ def test_the_threat_card_names_what_the_attacker_knows():
 
     assert rows["Target model"] == "known: lenet (untrained, seed 5), in evaluation mode"
     assert "fashion-mnist" in rows["Prior"]
-    assert "1000 candidate evaluations" in rows["Search"]
+    assert "sepcma in the space gaussian, 1000 candidate evaluations" in rows["Search"]
+
+
+def test_the_space_of_a_search_is_shown_with_its_settings():
+    subspace = {"space": "principal", "space_settings": {"directions": 16}}
+    plan = plan_of(attack=subspace)
+
+    rows = {row["what"]: row["how"] for row in threat_card(plan)}
+
+    assert "in the space principal(directions=16), " in rows["Search"]
+    assert to_params(trial_specs(plan)[0])["space"] == "principal(directions=16)"
 
 
 def test_a_generators_precision_and_layout_reach_the_lab(monkeypatch):

@@ -23,6 +23,12 @@ def check_space_settings(name: str, settings: Mapping[str, object]) -> None:
         raise PlanError(str(error)) from error
 
 
+def label_space(name: str, settings: Mapping[str, object]) -> str:
+    """Returns a space as a reader sees it, e.g. ``principal(directions=16)``."""
+    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return f"{name}({given})" if given else name
+
+
 def entered(name: str, knowledge: ThreatKnowledge) -> ThreatKnowledge:
     """Returns the knowledge whose generator takes the latents of the space ``name``.
 
