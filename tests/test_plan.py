@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from engine import assets, lab
-from engine.attacks import attack
+from engine.attacks import AttackSettings, attack
 from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
 from engine.lab import check_plan, input_hashes, trial_specs, weights_path
@@ -180,11 +180,24 @@ def test_more_directions_than_the_generator_has_coordinates_are_refused_before_a
         check_plan(plan_of(attack=subspace))
 
 
-def test_the_settings_of_a_presets_space_are_for_its_own_space():
+def test_a_plan_gives_the_settings_of_a_space():
     settings = plan_of(attack={"space": "box", "space_settings": {"half_width": 3}}).attack
 
     assert settings.settings().space_settings == {"half_width": 3}
     assert plan_of(attack={"space": "box"}).attack.settings().space_settings == {}
+
+
+def test_another_space_than_the_presets_has_settings_of_its_own(monkeypatch):
+    preset = AttackSettings(space="box", space_settings={"half_width": 3})
+    monkeypatch.setattr("engine.plan.PRESETS", {"boxed": preset})
+
+    kept, other = (
+        plan_of(attack={"preset": "boxed", **changes}).attack.settings()
+        for changes in ({}, {"space": "shell"})
+    )
+
+    assert kept.space_settings == {"half_width": 3}
+    assert (other.space, other.space_settings) == ("shell", {})
 
 
 def test_unknown_settings_of_a_space_are_refused_with_the_plan():

@@ -21,6 +21,20 @@ def test_the_normal_view_is_clamped_to_the_bound():
     points = torch.tensor([[-7.0, 5.5, 1.0]])
 
     assert GaussianLatentSpace(3).to_latents(points, "normal").tolist() == [[-5.0, 5.0, 1.0]]
+    found = GaussianLatentSpace(3, bound=2.0).to_latents(points, "normal")
+    assert found.tolist() == [[-2.0, 2.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bound", [1.0, 5.0, 12.0])
+def test_corners_lie_within_any_bound(bound, dtype):
+    # Beyond some eight deviations the distribution function is one to the last bit.
+    corners = torch.tensor([[0.0, 1.0]], dtype=dtype)
+
+    found = GaussianLatentSpace(2, bound=bound).to_latents(corners, "unit")
+
+    assert found.isfinite().all()
+    assert found.abs().max() <= bound
 
 
 def test_the_unit_view_is_the_inverse_of_the_truncated_normal_distribution():

@@ -29,6 +29,15 @@ def test_points_are_scaled_and_not_turned():
     torch.testing.assert_close(latents, expected)
 
 
+def test_points_too_far_to_be_squared_are_scaled_too():
+    points = torch.tensor([[3e200, -4e200]], dtype=torch.float64)
+
+    latents = ShellLatentSpace(2).to_latents(points, "normal")
+
+    expected = math.sqrt(2) * torch.tensor([[0.6, -0.8]], dtype=torch.float64)
+    torch.testing.assert_close(latents, expected)
+
+
 def test_the_origin_goes_to_the_diagonal():
     space = ShellLatentSpace(4)
 
