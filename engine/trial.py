@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from engine.attacks import (
     AttackSettings,
     GradientMatchingObjective,
+    History,
     Progress,
     Steps,
     ThreatKnowledge,
@@ -182,13 +183,13 @@ def run_trial(
     spec: TrialSpec,
     lab: Lab,
     *,
-    known_losses: np.ndarray | None = None,
+    known: History | None = None,
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> TrialResult:
     """Runs one trial; arguments are those of :func:`run_trials`, for this trial alone."""
-    known = {} if known_losses is None else {spec.id: known_losses}
+    histories = {} if known is None else {spec.id: known}
     [[outcome]] = run_trials(
-        [spec], lab, known_losses=known, on_batch=lambda _, progress: on_batch(progress)
+        [spec], lab, known=histories, on_batch=lambda _, progress: on_batch(progress)
     )
     if isinstance(outcome.result, Exception):
         raise outcome.result
@@ -199,7 +200,7 @@ def run_trials(
     specs: Sequence[TrialSpec],
     lab: Lab,
     *,
-    known_losses: Mapping[str, np.ndarray] = MappingProxyType({}),
+    known: Mapping[str, History] = MappingProxyType({}),
     on_batch: Callable[[str, Progress], None] = lambda *_: None,
 ) -> Iterator[list[Outcome]]:
     """Runs trials in turn, generation by generation, with their candidates evaluated together.
@@ -209,13 +210,13 @@ def run_trials(
     Args:
         specs: The trials.
         lab: What they share.
-        known_losses: Losses of interrupted searches by trial id.
+        known: Histories of interrupted searches by trial id.
         on_batch: Called with the trial's id after every population.
 
     Yields:
         Outcomes as they come, those that come at once together.
     """
-    steps = [_trial_steps(spec, lab, known_losses.get(spec.id), on_batch) for spec in specs]
+    steps = [_trial_steps(spec, lab, known.get(spec.id), on_batch) for spec in specs]
     for over in run_in_turn(steps):
         yield [Outcome(specs[one.place], _timed(one.outcome, one.seconds)) for one in over]
 
@@ -227,7 +228,7 @@ def _timed(outcome: TrialResult | Exception, seconds: float) -> TrialResult | Ex
 def _trial_steps(
     spec: TrialSpec,
     lab: Lab,
-    known_losses: np.ndarray | None,
+    known: History | None,
     on_batch: Callable[[str, Progress], None],
 ) -> Steps[GradientMatchingObjective, TrialResult]:
     """Attacks one defended update, or runs one control, and scores the outcome."""
@@ -240,7 +241,7 @@ def _trial_steps(
     elif spec.attack == "prior_only":
         found = _draw_from_prior(spec, lab, observed)
     else:
-        found = yield from _search(spec, lab, observed, known_losses, on_batch)
+        found = yield from _search(spec, lab, observed, known, on_batch)
 
     client = lab.private.of_client(spec.target, spec.images)
     images = assign(found.images, client.images)
@@ -309,7 +310,7 @@ def _search(
     spec: TrialSpec,
     lab: Lab,
     observed: Update,
-    known_losses: np.ndarray | None,
+    known: History | None,
     on_batch: Callable[[str, Progress], None],
 ) -> Steps[GradientMatchingObjective, _Found]:
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
@@ -324,7 +325,7 @@ def _search(
         spec.settings,
         budget=spec.budget,
         seed=stream_seed(spec.seed, spec.attack, spec.target),
-        known_losses=known_losses,
+        known=known,
         on_batch=note,
     )
     return _Found(

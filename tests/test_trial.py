@@ -168,7 +168,7 @@ def test_different_seeds_give_different_results(attack, lab):
 def test_a_resumed_trial_equals_an_uninterrupted_one(lab):
     whole = run_trial(spec_of(), lab)
 
-    resumed = run_trial(spec_of(), lab, known_losses=whole.losses[:28])
+    resumed = run_trial(spec_of(), lab, known=History(whole.losses[:28]))
 
     assert_equal_results(whole, resumed)
 
@@ -207,11 +207,9 @@ def test_trials_run_together_have_the_results_they_have_alone(embedded):
 
 def test_trials_run_together_resume_and_report_each_by_its_own_name(embedded):
     specs, seen = several_specs()[:2], []
-    known = {specs[1].id: run_trial(specs[1], embedded).losses[:64]}
+    known = {specs[1].id: History(run_trial(specs[1], embedded).losses[:64])}
 
-    batches = run_trials(
-        specs, embedded, known_losses=known, on_batch=lambda *news: seen.append(news)
-    )
+    batches = run_trials(specs, embedded, known=known, on_batch=lambda *news: seen.append(news))
     results = {outcome.spec.id: outcome.result for batch in batches for outcome in batch}
 
     assert_equal_results(results[specs[1].id], run_trial(specs[1], embedded))

@@ -206,7 +206,7 @@ def test_a_resumed_trial_equals_an_uninterrupted_one(lab):
     spec = spec_of(images=2, training=STEPS)
     whole = run_trial(spec, lab)
 
-    resumed = run_trial(spec, lab, known_losses=whole.losses[:28])
+    resumed = run_trial(spec, lab, known=History(whole.losses[:28]))
 
     assert_equal_results(whole, resumed)
 

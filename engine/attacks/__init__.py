@@ -10,7 +10,16 @@ from engine.attacks.attack import (
 )
 from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.objective import GradientMatchingObjective, evaluate_together
-from engine.attacks.search import Evaluation, Progress, SearchResult, Steps, run_search, run_steps
+from engine.attacks.search import (
+    Evaluation,
+    History,
+    Progress,
+    SearchResult,
+    Steps,
+    run_search,
+    run_steps,
+)
+from engine.attacks.sketches import Scores
 from engine.attacks.turns import run_in_turn
 
 __all__ = [
@@ -18,8 +27,10 @@ __all__ = [
     "AttackSettings",
     "Evaluation",
     "GradientMatchingObjective",
+    "History",
     "Progress",
     "Reconstruction",
+    "Scores",
     "SearchResult",
     "Steps",
     "ThreatKnowledge",

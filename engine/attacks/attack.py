@@ -14,7 +14,7 @@ from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.labels import LABEL_INFERENCES
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
-from engine.attacks.search import Progress, Steps, run_steps, search_steps
+from engine.attacks.search import History, Progress, Steps, run_steps, search_steps
 from engine.attacks.searchers import make_searcher
 from engine.attacks.spaces import MAPPED, check_space_settings, entered, space_of
 from engine.defenses.base import Imitation, estimate_imitations
@@ -164,7 +164,7 @@ def attack_steps(
     *,
     budget: int,
     seed: int,
-    known_losses: np.ndarray | None = None,
+    known: History | None = None,
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> Steps[GradientMatchingObjective, Reconstruction]:
     """Rebuilds the private images behind one observed update.
@@ -174,7 +174,7 @@ def attack_steps(
         settings: How to search it.
         budget: Candidate evaluations to spend.
         seed: Root of the searcher's randomness.
-        known_losses: Losses of the same attack interrupted, see :func:`search_steps`.
+        known: History of the same attack interrupted, see :func:`search_steps`.
         on_batch: Called after every population.
 
     Raises:
@@ -201,7 +201,7 @@ def attack_steps(
         space,
         budget=budget,
         population=population,
-        known_losses=known_losses,
+        known=known,
         device=next(iter(objective.observed.tensors.values())).device,
         on_batch=on_batch,
     )

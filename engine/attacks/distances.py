@@ -31,6 +31,16 @@ class Distance(Protocol):
         None if it is precise.
         """
 
+    def factors(self, squared: Tensor) -> Tensor:
+        """Returns what to multiply updates with, to have squared Euclidean distances between them.
+
+        Args:
+            squared: The updates' squared norms, ``(C, tensors)``.
+
+        Returns:
+            Factors of their tensors, ``(C, tensors)``.
+        """
+
 
 class SquaredL2:
     """Squared L2 distance per parameter tensor, averaged over the tensors.
@@ -51,6 +61,9 @@ class SquaredL2:
 
     def subtracted(self, moments: Moments) -> Tensor | None:
         return None if moments.subtracted is None else moments.subtracted.mean(1)
+
+    def factors(self, squared: Tensor) -> Tensor:
+        return torch.full_like(squared, squared.shape[1] ** -0.5)
 
 
 class Cosine:
@@ -89,6 +102,10 @@ class Cosine:
         # Where lengths differ more than directions: their difference is the rest of the gap.
         sizes = torch.where((own - other).square() > gap / 2, gap, before)
         return sizes / (2 * own * other).clamp(min=EPSILON**2)
+
+    def factors(self, squared: Tensor) -> Tensor:
+        own = squared.sum(1, keepdim=True).clamp(min=EPSILON**2).sqrt()
+        return (2**-0.5 / own).expand_as(squared)
 
     def _parts(self, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the norms of candidates and of the observed update, and their squared gap."""

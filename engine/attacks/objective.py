@@ -1,7 +1,7 @@
 """The gradient-matching objective: how far candidates' updates are from the observed one."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +13,8 @@ from engine.attacks.distances import Distance
 from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.matching import (
     CANCELLATION,
+    FEWEST,
+    SMALL,
     Chunks,
     Matcher,
     Moments,
@@ -20,6 +22,8 @@ from engine.attacks.matching import (
     at_least_fewest,
     make_matcher,
 )
+from engine.attacks.search import Evaluation
+from engine.attacks.sketches import Scores, Sketch
 from engine.defenses.base import Imitation
 from engine.errors import InputError
 from engine.federation.update import Update
@@ -65,8 +69,13 @@ class GradientMatchingObjective:
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Tensor:
         """Returns losses ``(C,)`` for latents ``(C, d)``; lower is better."""
+        return self.scores(latents).losses
+
+    @torch.no_grad()
+    def scores(self, latents: Tensor, *, sketched: bool = False) -> Scores:
+        """Returns losses, and sketches if asked for, of latents ``(C, d)``."""
         validate.shape(("C", "d"), latents=latents)
-        return evaluate_together([self], [latents])[0]
+        return evaluate_together([Evaluation(self, latents, sketched)])[0]
 
     @torch.no_grad()
     def generate(self, latents: Tensor) -> Tensor:
@@ -113,9 +122,8 @@ class GradientMatchingObjective:
 
     @cached_property
     def _image_shape(self) -> tuple[int, int, int]:
-        latent_dim = self.knowledge.latent_dim
         some = next(iter(self.observed.tensors.values()))
-        images = self.generate(some.new_zeros(1, len(self.labels) * latent_dim))
+        images = self.generate(some.new_zeros(1, self._dim))
         low, high = float(images.min()), float(images.max())
         if images.ndim != 4 or not 0 <= low <= high <= 1:
             raise InputError(
@@ -125,6 +133,10 @@ class GradientMatchingObjective:
         channels, height, width = images.shape[1:]
         return channels, height, width
 
+    @property
+    def _dim(self) -> int:
+        return len(self.labels) * self.knowledge.latent_dim
+
     @cached_property
     def _classes(self) -> Tensor:
         return torch.tensor(self.labels, device=self._observation.device)
@@ -132,68 +144,121 @@ class GradientMatchingObjective:
     def _labels(self, candidates: int) -> Tensor:
         return self._classes.expand(candidates, -1).flatten()
 
-    def _of_moments(self, moments: Moments, images: Tensor, latents: Tensor) -> Tensor:
-        """Returns distances; between updates where moments leave too few digits of them."""
+    @cached_property
+    def _sketched_observation(self) -> Observation:
+        return replace(self._observation, values=frozenset(self._sketch.names))
+
+    @cached_property
+    def _sketch(self) -> Sketch:
+        return Sketch.of(self.observed, largest=SMALL)
+
+    @cached_property
+    def _magnification(self) -> float:
+        """By how much sketches are too short, where they do not see all tensors."""
+        if len(self._sketch.names) == len(self.observed.tensors):
+            return 1.0
+        [images] = _generate([self], [self._classes.new_zeros(FEWEST, self._dim).float()])
+        updates = self.imitate(self.matcher.updates(images, self._labels(FEWEST)))
+        squared = updates.squared_norms()
+        weighted = squared * self.distance.factors(squared).square()
+        return float(self._sketch.seen(weighted)[0]) ** -0.5
+
+    def _of_moments(self, moments: Moments, images: Tensor, latents: Tensor) -> Scores:
+        """Returns scores; between updates where moments leave too few digits of a loss."""
         form = self.imitate.masked_scaling()
         assert form is not None
+        values, squared = moments.values, moments.squared
+        scales = torch.ones_like(squared) if form.scale is None else form.scale(squared)
+        sketches = self._sketches(values, squared, scales, latents) if values else None
         if form.scale is not None:
-            moments = moments.scaled(form.scale(moments.squared))
+            moments = moments.scaled(scales)
         distances = self.distance.of_moments(moments)
         subtracted = self.distance.subtracted(moments)
         if subtracted is None:
-            return distances
+            return Scores(distances, sketches)
         near = (distances < CANCELLATION * subtracted).nonzero().flatten()
         if not len(near):
-            return distances
+            return Scores(distances, sketches)
         enough = at_least_fewest(near)
         again = self._between_updates(
             images.unflatten(0, (len(latents), -1))[enough].flatten(0, 1), latents[enough]
         )
-        return distances.index_copy(0, near, again[: len(near)].double())
+        whole = distances.index_copy(0, near, again.losses[: len(near)].double())
+        return Scores(whole, sketches)
 
-    def _between_updates(self, images: Tensor, latents: Tensor) -> Tensor:
-        candidates = self.matcher.updates(images, self._labels(len(latents)))
-        return self.distance(self.imitate(candidates), self.observed)
+    def _between_updates(
+        self, images: Tensor, latents: Tensor, *, sketched: bool = False
+    ) -> Scores:
+        candidates = self.imitate(self.matcher.updates(images, self._labels(len(latents))))
+        distances = self.distance(candidates, self.observed)
+        if not sketched:
+            return Scores(distances)
+        squared = candidates.squared_norms()
+        ones = torch.ones_like(squared)
+        return Scores(distances, self._sketches(candidates.tensors, squared, ones, latents))
+
+    def _sketches(
+        self, tensors: Mapping[str, Tensor], squared: Tensor, scales: Tensor, latents: Tensor
+    ) -> Tensor:
+        """Returns sketches of candidates whose ``tensors`` are still to be multiplied by scales."""
+        factors = scales * self.distance.factors(scales.square() * squared)
+        sketches = self._sketch(tensors, self._magnification * factors)
+        if self.regulariser is not regularisers.prior:
+            return sketches
+        return torch.cat([sketches, self.regulariser_weight**0.5 * latents], 1)
+
+
+MatchingEvaluation = Evaluation[GradientMatchingObjective]
 
 
 @torch.no_grad()
-def evaluate_together(
-    objectives: Sequence[GradientMatchingObjective], latents: Sequence[Tensor]
-) -> list[Tensor]:
-    """Returns each objective's losses ``(C,)`` of its own latents ``(C, d)``.
+def evaluate_together(evaluations: Sequence[MatchingEvaluation]) -> list[Scores]:
+    """Returns the scores of each evaluation.
 
     All candidates are one population: generated in one batch and compared in one pass through the
     target model, as far as memory allows. Losses are those of each objective called alone.
 
     Args:
-        objectives: Objectives of one target model, generator, training and number of images.
-        latents: The latents of each.
+        evaluations: Of objectives of one target model, generator, training and number of images.
     """
-    sizes = [len(some) for some in latents]
+    sizes = [len(one.latents) for one in evaluations]
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
 
-    def score(start: int, stop: int) -> Tensor:
-        parts = [
-            (one, some[max(0, start - first) : max(0, stop - first)])
-            for one, some, first in zip(objectives, latents, starts, strict=True)
-        ]
-        return _score([(one, some) for one, some in parts if len(some)])
+    def score(start: int, stop: int) -> dict[int, Scores]:
+        rows = [slice(max(0, start - first), max(0, stop - first)) for first in starts]
+        parts = {
+            place: one._replace(latents=one.latents[some])
+            for place, (one, some) in enumerate(zip(evaluations, rows, strict=True))
+            if len(one.latents[some])
+        }
+        return dict(zip(parts, _score(list(parts.values())), strict=True))
 
-    chunks = min((one.chunks for one in objectives), key=lambda chunks: chunks.size)
-    return list(chunks.map(score, sum(sizes)).split(sizes))
+    chunks = min((one.objective.chunks for one in evaluations), key=lambda chunks: chunks.size)
+    found = chunks.map(score, sum(sizes))
+    return [
+        _joined_scores([some[place] for some in found if place in some])
+        for place in range(len(evaluations))
+    ]
 
 
-def _score(parts: Sequence[tuple[GradientMatchingObjective, Tensor]]) -> Tensor:
-    """Returns the losses of each objective's latents, joined; none of them is empty."""
-    objectives = [one for one, _ in parts]
-    latents = [at_least_fewest(some) for _, some in parts]
-    distances = _distances(objectives, _generate(objectives, latents), latents)
-    return _joined(
-        [
-            distance[: len(some)].to(some.dtype) + one.regulariser_weight * one.regulariser(some)
-            for (one, some), distance in zip(parts, distances, strict=True)
-        ]
-    )
+def _joined_scores(parts: Sequence[Scores]) -> Scores:
+    losses = _joined([part.losses for part in parts])
+    sketches = [part.sketches for part in parts if part.sketches is not None]
+    return Scores(losses, _joined(sketches) if sketches else None)
+
+
+def _score(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
+    """Returns the scores of each objective's latents; none of them is empty."""
+    padded = [one._replace(latents=at_least_fewest(one.latents)) for one in parts]
+    images = _generate([one.objective for one in padded], [one.latents for one in padded])
+    return [
+        Scores(
+            scores.losses[: len(one.latents)].to(one.latents.dtype)
+            + one.objective.regulariser_weight * one.objective.regulariser(one.latents),
+            None if scores.sketches is None else scores.sketches[: len(one.latents)],
+        )
+        for one, scores in zip(parts, _distances(padded, images), strict=True)
+    ]
 
 
 def _generate(
@@ -208,27 +273,35 @@ def _generate(
     return list(images.split([len(some) * len(first.labels) for some in latents]))
 
 
-def _distances(
-    objectives: Sequence[GradientMatchingObjective],
-    images: Sequence[Tensor],
-    latents: Sequence[Tensor],
-) -> list[Tensor]:
-    """Returns each objective's distances: in one pass for all those that moments suffice."""
-    quick = [place for place, one in enumerate(objectives) if not one.why_updates]
+def _distances(evaluations: Sequence[MatchingEvaluation], images: Sequence[Tensor]) -> list[Scores]:
+    """Returns each one's distances: in one pass for all those that moments suffice."""
+    quick = [place for place, one in enumerate(evaluations) if not one.objective.why_updates]
     moments: dict[int, Moments] = {}
     if quick:
-        found = objectives[0].matcher.moments(
+        found = evaluations[0].objective.matcher.moments(
             _joined([images[place] for place in quick]),
-            _joined([objectives[place]._labels(len(latents[place])) for place in quick]),
-            [(objectives[place]._observation, len(latents[place])) for place in quick],
+            _joined([_labels_of(evaluations[place]) for place in quick]),
+            [
+                (_observation_of(evaluations[place]), len(evaluations[place].latents))
+                for place in quick
+            ],
         )
         moments = dict(zip(quick, found, strict=True))
     return [
-        one._of_moments(moments[place], images[place], latents[place])
+        one.objective._of_moments(moments[place], images[place], one.latents)
         if place in moments
-        else one._between_updates(images[place], latents[place])
-        for place, one in enumerate(objectives)
+        else one.objective._between_updates(images[place], one.latents, sketched=one.sketched)
+        for place, one in enumerate(evaluations)
     ]
+
+
+def _labels_of(evaluation: MatchingEvaluation) -> Tensor:
+    return evaluation.objective._labels(len(evaluation.latents))
+
+
+def _observation_of(evaluation: MatchingEvaluation) -> Observation:
+    objective = evaluation.objective
+    return objective._sketched_observation if evaluation.sketched else objective._observation
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -1,14 +1,15 @@
 """One latent search: ask, evaluate, tell, until the budget is spent."""
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.attacks.searchers.base import Searcher
+from engine.attacks.searchers.base import Searcher, SketchSearcher
+from engine.attacks.sketches import Scores
 from engine.errors import InputError
 from search_spaces.latent import LatentSpace
 
@@ -17,15 +18,36 @@ Result = TypeVar("Result")
 
 
 class Evaluation(NamedTuple, Generic[Objective]):
-    """Latents ``(C, d)`` that wait for their losses ``(C,)`` by an objective."""
+    """Latents that wait for their scores.
+
+    Attributes:
+        objective: Maps latents to losses, and if sketches are wanted by ``scores`` to both.
+        latents: ``(C, d)``.
+        sketched: Whether sketches are wanted beside losses.
+    """
 
     objective: Objective
     latents: Tensor
+    sketched: bool = False
 
 
-# Yields what it needs evaluated and is sent the losses. So several searches can take their steps
+# Yields what it needs evaluated and is sent the scores. So several searches can take their steps
 # in turn, and be evaluated together.
-Steps = Generator[Evaluation[Objective], Tensor, Result]
+Steps = Generator[Evaluation[Objective], Scores, Result]
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is needed beside its seed to restore a search.
+
+    Attributes:
+        losses: Every loss in the order evaluated, ``(evaluations,)`` float32.
+        sketches: The sketches of those candidates whose sketches were asked for, ``(n, m)``
+            float32, in the same order.
+    """
+
+    losses: np.ndarray
+    sketches: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -36,14 +58,17 @@ class Progress:
         evaluations: Candidates evaluated so far.
         best_loss: Lowest finite loss so far; ``inf`` if there is none.
         best_latent: Its latent ``(1, d)``, or None if there is none.
-        losses: Every loss so far in the order evaluated, ``(evaluations,)`` float32. With the
-            searcher's seed they restore the search.
+        losses: Every loss so far in the order evaluated, ``(evaluations,)`` float32.
+        sketches: Sketches of the batch's candidates ``(C, m)`` float32, if they were asked for.
+        known: Whether the batch was restored, not evaluated.
     """
 
     evaluations: int
     best_loss: float
     best_latent: Tensor | None
     losses: np.ndarray
+    sketches: np.ndarray | None = None
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,10 +96,17 @@ def run_steps(steps: Steps[Objective, Result]) -> Result:
     try:
         wanted = next(steps)
         while True:
-            wanted = steps.send(wanted.objective(wanted.latents))
+            wanted = steps.send(_evaluate(wanted))
     except StopIteration as end:
         result: Result = end.value
         return result
+
+
+def _evaluate(wanted: Evaluation[Any]) -> Scores:
+    if wanted.sketched:
+        scores: Scores = wanted.objective.scores(wanted.latents, sketched=True)
+        return scores
+    return Scores(wanted.objective(wanted.latents))
 
 
 def search_steps(
@@ -84,7 +116,7 @@ def search_steps(
     *,
     budget: int,
     population: int,
-    known_losses: np.ndarray | None = None,
+    known: History | None = None,
     device: torch.device | str = "cpu",
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> Steps[Objective, SearchResult]:
@@ -96,39 +128,94 @@ def search_steps(
         space: Maps those points to latents.
         budget: Candidate evaluations to spend, exactly.
         population: Candidates per batch; the last batch may be smaller.
-        known_losses: Losses of an interrupted search with the same arguments. They are told to
-            the searcher instead of being evaluated again, which brings it to the same state.
+        known: History of an interrupted search with the same arguments. It is told to the
+            searcher instead of being evaluated again, which brings it to the same state.
         device: Where latents are evaluated.
         on_batch: Called after every batch, the known ones included.
 
     Raises:
         InputError: For more known losses than the budget.
     """
-    if known_losses is not None and len(known_losses) > budget:
-        raise InputError(
-            f"Expected at most {budget} known losses, as many as the budget, "
-            f"got {len(known_losses)}."
-        )
-    losses = np.empty(budget, dtype=np.float32)
-    known = 0 if known_losses is None else len(known_losses)
-    if known_losses is not None:
-        losses[:known] = known_losses
-    best_latent, best_loss, spent = None, float("inf"), 0
-    while spent < budget:
-        batch = slice(spent, min(spent + population, budget))
-        points = searcher.ask(batch.stop - batch.start)
+    record = _Record(budget, known or History(np.empty(0, dtype=np.float32)))
+    best_latent, best_loss = None, float("inf")
+    while record.spent < budget:
+        points = searcher.ask(min(population, budget - record.spent))
         latents = space.to_latents(torch.from_numpy(points), searcher.view).float().to(device)
-        if batch.stop > known:
-            losses[batch] = (yield Evaluation(objective, latents)).cpu().numpy()
-        searcher.tell(points, tellable(losses[batch], best_loss))
-        spent = batch.stop
+        sketched = isinstance(searcher, SketchSearcher) and searcher.wants_sketches
+        restored = record.restore(len(points), sketched=sketched)
+        if not restored:
+            record.add((yield Evaluation(objective, latents, sketched)))
+        losses = record.last_losses
+        told = tellable(losses, best_loss)
+        if isinstance(searcher, SketchSearcher) and sketched:
+            searcher.tell_sketched(points, told, record.last_sketches)
+        else:
+            searcher.tell(points, told)
 
-        finite = np.where(np.isfinite(losses[batch]), losses[batch], np.inf)
+        finite = np.where(np.isfinite(losses), losses, np.inf)
         winner = int(finite.argmin())
         if finite[winner] < best_loss:
             best_latent, best_loss = latents[winner, None], float(finite[winner])
-        on_batch(Progress(spent, best_loss, best_latent, losses[:spent]))
-    return SearchResult(best_latent, best_loss, losses)
+        on_batch(
+            Progress(
+                record.spent,
+                best_loss,
+                best_latent,
+                record.losses[: record.spent],
+                record.last_sketches if sketched else None,
+                restored,
+            )
+        )
+    return SearchResult(best_latent, best_loss, record.losses)
+
+
+class _Record:
+    """What a search was told so far, batch by batch: first what is known, then what is found.
+
+    Attributes:
+        losses: ``(budget,)`` float32, the first ``spent`` of them filled.
+        spent: Candidates told.
+        last_losses: Those of the last batch, ``(C,)``.
+        last_sketches: Those of the last batch that had some, ``(C, m)``.
+
+    Raises:
+        InputError: For more known losses than the budget.
+    """
+
+    def __init__(self, budget: int, known: History) -> None:
+        if len(known.losses) > budget:
+            raise InputError(
+                f"Expected at most {budget} known losses, as many as the budget, "
+                f"got {len(known.losses)}."
+            )
+        self.losses = np.empty(budget, dtype=np.float32)
+        self.spent, self._sketched = 0, 0
+        self.last_losses = self.last_sketches = np.empty(0, dtype=np.float32)
+        self._known = known
+
+    def restore(self, candidates: int, *, sketched: bool) -> bool:
+        """Takes a batch from what is known; returns whether all of it was there."""
+        stop, stop_sketched = self.spent + candidates, self._sketched + candidates
+        if stop > len(self._known.losses):
+            return False
+        if sketched and stop_sketched > len(self._known.sketches):
+            return False
+        self._take(self._known.losses[self.spent : stop])
+        if sketched:
+            self.last_sketches = self._known.sketches[self._sketched : stop_sketched]
+            self._sketched = stop_sketched
+        return True
+
+    def add(self, scores: Scores) -> None:
+        """Takes a batch that was evaluated."""
+        self._take(scores.losses.cpu().numpy())
+        if scores.sketches is not None:
+            self.last_sketches = scores.sketches.cpu().float().numpy()
+
+    def _take(self, losses: np.ndarray) -> None:
+        self.last_losses = losses.astype(np.float32)
+        self.losses[self.spent : self.spent + len(losses)] = losses
+        self.spent += len(losses)
 
 
 def run_search(

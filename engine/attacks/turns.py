@@ -4,10 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from torch import Tensor
-
-from engine.attacks.objective import GradientMatchingObjective, evaluate_together
-from engine.attacks.search import Evaluation, Steps
+from engine.attacks.objective import (
+    GradientMatchingObjective,
+    MatchingEvaluation,
+    evaluate_together,
+)
+from engine.attacks.search import Steps
+from engine.attacks.sketches import Scores
 
 Result = TypeVar("Result")
 
@@ -59,21 +62,21 @@ class _Running(Generic[Result]):
 
     def __init__(self, place: int, steps: Steps[GradientMatchingObjective, Result]) -> None:
         self.place, self._steps = place, steps
-        self.wanted: Evaluation[GradientMatchingObjective]
+        self.wanted: MatchingEvaluation
         self.outcome: Result | Exception | None = None
         self.seconds = 0.0
         self._advance(lambda: next(steps))
 
-    def answer(self, losses: Tensor | Exception) -> None:
-        """Takes the next step with the losses of what was wanted, or with why there are none."""
-        if isinstance(losses, Exception):
-            error = losses
+    def answer(self, scores: Scores | Exception) -> None:
+        """Takes the next step with the scores of what was wanted, or with why there are none."""
+        if isinstance(scores, Exception):
+            error = scores
             self._advance(lambda: self._steps.throw(error))
         else:
-            found = losses
+            found = scores
             self._advance(lambda: self._steps.send(found))
 
-    def _advance(self, step: Callable[[], Evaluation[GradientMatchingObjective]]) -> None:
+    def _advance(self, step: Callable[[], MatchingEvaluation]) -> None:
         started = time.monotonic()
         try:
             self.wanted = step()
@@ -92,17 +95,17 @@ def _step(running: Sequence[_Running[Result]]) -> None:
     found = _evaluate([one.wanted for one in running])
     seconds = time.monotonic() - started
     candidates = sum(len(one.wanted.latents) for one in running)
-    for one, losses in zip(running, found, strict=True):
+    for one, scores in zip(running, found, strict=True):
         one.seconds += seconds * len(one.wanted.latents) / candidates
-        one.answer(losses)
+        one.answer(scores)
 
 
 def _evaluate(
-    wanted: Sequence[Evaluation[GradientMatchingObjective]],
-) -> Sequence[Tensor | Exception]:
-    """Returns the losses of each; where one cannot be evaluated, the others are nonetheless."""
+    wanted: Sequence[MatchingEvaluation],
+) -> Sequence[Scores | Exception]:
+    """Returns the scores of each; where one cannot be evaluated, the others are nonetheless."""
     try:
-        return evaluate_together([one.objective for one in wanted], [one.latents for one in wanted])
+        return evaluate_together(wanted)
     except Exception as error:
         if len(wanted) == 1:
             return [error]

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from engine.allocator import keep_freed_memory
-from engine.attacks import Progress
+from engine.attacks import History, Progress
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
 from engine.run_folder import RunFolder
@@ -55,9 +54,7 @@ def work(config: Mapping[str, Any], plan: str, folder: str) -> None:
     try:
         specs, lab = prepare(plan, config["trials"])
         reporter = _Reporter(specs, RunFolder(Path(folder)))
-        for outcomes in run_trials(
-            specs, lab, known_losses=reporter.load(), on_batch=reporter.on_batch
-        ):
+        for outcomes in run_trials(specs, lab, known=reporter.load(), on_batch=reporter.on_batch):
             tune.report({"news": News({one.spec.id: _news_of(one) for one in outcomes})})
     except Exception as error:  # Shown to the user, counted as failed, never dropped.
         tune.report({"news": News(dict.fromkeys(config["trials"], _news_of_error(error)))})
@@ -108,10 +105,10 @@ class _Reporter:
         self._unreported: dict[str, Progress] = {}
         self._reported = self._saved = time.monotonic()
 
-    def load(self) -> dict[str, np.ndarray]:
-        """Returns the losses of those searches that were interrupted."""
+    def load(self) -> dict[str, History]:
+        """Returns the histories of those searches that were interrupted."""
         saved = {name: self._folder.load_losses(name, own) for name, own in self._hashes.items()}
-        return {name: losses for name, losses in saved.items() if losses is not None}
+        return {name: History(losses) for name, losses in saved.items() if losses is not None}
 
     def on_batch(self, trial: str, progress: Progress) -> None:
         """Notes the progress of one search; saves and reports that of all when it is time."""

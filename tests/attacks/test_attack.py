@@ -82,7 +82,7 @@ def test_an_interrupted_attack_resumes_to_the_same_end(planted, knowledge):
     whole = run_attack(objective, PRESETS["default"], budget=60, seed=0)
 
     resumed = run_attack(
-        objective, PRESETS["default"], budget=60, seed=0, known_losses=whole.losses[:28]
+        objective, PRESETS["default"], budget=60, seed=0, known=History(whole.losses[:28])
     )
 
     np.testing.assert_array_equal(resumed.losses, whole.losses)

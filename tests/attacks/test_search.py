@@ -185,14 +185,14 @@ def test_latents_beyond_the_bounds_are_clamped():
 @pytest.mark.parametrize("name", ["random", "nevergrad:DiagonalCMA", "nevergrad:OldCMA"])
 @pytest.mark.parametrize("known", [0, 1, 8, 11, 16, 30])
 def test_a_resumed_search_equals_an_uninterrupted_one(name, known):
-    def search(objective, known_losses=None):
+    def search(objective, known=None):
         return run_search(
             objective,
             make_searcher(name, dim=2, budget=30, seed=3),
             SPACE,
             budget=30,
             population=8,
-            known_losses=known_losses,
+            known=known,
         )
 
     evaluated = []
@@ -202,7 +202,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(name, known):
         return bowl(latents)
 
     whole = search(bowl)
-    resumed = search(counted, whole.losses[:known])
+    resumed = search(counted, History(whole.losses[:known]))
 
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     assert torch.equal(resumed.latent, whole.latent)
@@ -215,14 +215,14 @@ def test_known_losses_that_are_not_finite_resume_too():
         losses = bowl(latents)
         return torch.where(latents[:, 0] > 0.5, torch.full_like(losses, NAN), losses)
 
-    def search(known_losses=None):
+    def search(known=None):
         searcher = make_searcher("nevergrad:DiagonalCMA", dim=2, budget=40, seed=3)
         return run_search(
-            objective, searcher, SPACE, budget=40, population=8, known_losses=known_losses
+            objective, searcher, SPACE, budget=40, population=8, known=known
         )
 
     whole = search()
-    resumed = search(whole.losses[:16])
+    resumed = search(History(whole.losses[:16]))
 
     assert whole.nonfinite > 0
     np.testing.assert_array_equal(resumed.losses, whole.losses)
@@ -231,14 +231,14 @@ def test_known_losses_that_are_not_finite_resume_too():
 def test_known_losses_are_not_modified():
     known = np.full(8, 0.25, dtype=np.float32)
 
-    run_search(bowl, Recorder(), SPACE, budget=12, population=8, known_losses=known)
+    run_search(bowl, Recorder(), SPACE, budget=12, population=8, known=History(known))
 
     assert known.tolist() == [0.25] * 8
 
 
 def test_more_known_losses_than_the_budget_are_refused():
     with pytest.raises(AuditError):
-        run_search(bowl, Recorder(), SPACE, budget=4, population=4, known_losses=np.zeros(5))
+        run_search(bowl, Recorder(), SPACE, budget=4, population=4, known=History(np.zeros(5)))
 
 
 def test_progress_reports_every_loss_so_far():

@@ -1,13 +1,15 @@
 """Compares candidates' updates with an observed one, without computing them where possible."""
 
-from engine.attacks.matching.chunks import Chunks, at_least_fewest
-from engine.attacks.matching.contributions import CANCELLATION
+from engine.attacks.matching.chunks import FEWEST, Chunks, at_least_fewest
+from engine.attacks.matching.contributions import CANCELLATION, SMALL
 from engine.attacks.matching.kernels import Kernels
 from engine.attacks.matching.matcher import Matcher, make_matcher
 from engine.attacks.matching.moments import Moments, Observation, Place
 
 __all__ = [
     "CANCELLATION",
+    "FEWEST",
+    "SMALL",
     "Chunks",
     "Kernels",
     "Matcher",

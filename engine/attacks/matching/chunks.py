@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from engine.errors import InfrastructureError
+
+Result = TypeVar("Result")
 
 # Candidates a chunk has at least. Below eight, libraries multiply matrices in another order, and
 # a candidate's loss would depend on its company.
@@ -28,13 +31,13 @@ class Chunks:
     def __init__(self, size: int) -> None:
         self.size = max(FEWEST, size)
 
-    def map(self, score: Callable[[int, int], Tensor], candidates: int) -> Tensor:
-        """Returns ``score(start, stop)`` of candidates 0 to ``candidates``, a chunk at a time.
+    def map(self, score: Callable[[int, int], Result], candidates: int) -> list[Result]:
+        """Returns ``score(start, stop)`` of each chunk of the candidates 0 to ``candidates``.
 
         Raises:
             InfrastructureError: If even the smallest chunk does not fit.
         """
-        results: list[Tensor] = []
+        results: list[Result] = []
         start = 0
         while start < candidates:
             stop = min(start + self.size, candidates)
@@ -46,7 +49,7 @@ class Chunks:
                 self._halve(error)
                 continue
             start = stop
-        return torch.cat(results)
+        return results
 
     def _halve(self, error: RuntimeError) -> None:
         if self.size == FEWEST:

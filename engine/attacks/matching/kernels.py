@@ -200,16 +200,32 @@ class _Pass:
         self._kernels, self._observation, self._candidates = kernels, observation, candidates
         self._found: list[tuple[int, Contribution]] = []
         self._sums: dict[str, Tensor] = {}
+        self._values: dict[str, Tensor] = {}
 
     def add(self, met: Layer, layer: nn.Module, inputs: Tensor, deltas: Tensor) -> None:
-        if met.once:
-            targets = {key: self._observation.target(place) for key, place in met.once.items()}
-            own = met.rule.contributions(layer, inputs, deltas, self._candidates, targets)
-            columns = self._kernels.columns
-            self._found += [(columns[met.once[key].name], one) for key, one in own.items()]
-        if met.again:
+        asked = self._observation.values
+        shown = {key: place for key, place in met.once.items() if place.name in asked}
+        hidden = {key: place for key, place in met.once.items() if key not in shown}
+        if hidden:
+            targets = {key: self._observation.target(place) for key, place in hidden.items()}
+            self._note(
+                met.rule.contributions(layer, inputs, deltas, self._candidates, targets), hidden
+            )
+        if shown or met.again:
             explicit = met.rule.gradients(layer, inputs, deltas, self._candidates)
+            self._kernels.accumulate(self._values, explicit, shown)
             self._kernels.accumulate(self._sums, explicit, met.again)
+            self._note(
+                {
+                    key: of_gradients(explicit[key], self._observation.target(place))
+                    for key, place in shown.items()
+                },
+                shown,
+            )
+
+    def _note(self, found: Mapping[str, Contribution], places: Mapping[str, Place]) -> None:
+        columns = self._kernels.columns
+        self._found += [(columns[places[key].name], one) for key, one in found.items()]
 
     def moments(self, parts: Sequence[tuple[Place, ...]]) -> Moments:
         """Returns the moments; ``parts`` are the places of tensors they do not cover."""
@@ -221,7 +237,14 @@ class _Pass:
         squared, gap = collect([*self._found, *shared], len(columns))
         for places in parts:
             gap[:, columns[places[0].name]] += self._observation.outside(places)
-        return Moments(squared, gap, self._observation.squared)
+        values = {name: self._value(name) for name in self._observation.values}
+        return Moments(squared, gap, self._observation.squared, values=values)
+
+    def _value(self, name: str) -> Tensor:
+        parts = [some[name] for some in (self._values, self._sums) if name in some]
+        value = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        mask = self._observation.target(Place(name)).mask
+        return value if mask is None else value * mask
 
 
 def _probe(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

@@ -23,19 +23,21 @@ class Moments:
         target: ``||t||²``, ``(tensors,)`` float64.
         subtracted: Size of the numbers whose difference ``gap`` is, ``(C, tensors)`` float64; None
             if it is precise everywhere.
+        values: Those tensors of ``g`` that the observation asks for, by name, masked.
     """
 
     squared: Tensor
     gap: Tensor
     target: Tensor
     subtracted: Tensor | None = None
+    values: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Returns the number of candidates ``C``."""
         return len(self.squared)
 
     def scaled(self, scales: Tensor) -> Moments:
-        """Returns the moments of ``scales * g`` for scales ``(C, tensors)``."""
+        """Returns the moments, without values, of ``scales * g`` for scales ``(C, tensors)``."""
         squared, rest = scales.square() * self.squared, 1 - scales
         # Of scales * (g - t) - rest * t.
         along = (self.squared - self.target - self.gap) / 2
@@ -124,10 +126,13 @@ class Observation:
         update: The observed update, ``C = 1``.
         masks: Factors of 0 and 1 for candidates' tensors, by name, broadcastable to them; those
             not named are whole.
+        values: Names of tensors, of at most ``SMALL`` entries, whose candidates' values moments
+            hold too.
     """
 
     update: Update
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    values: frozenset[str] = frozenset()
     _targets: dict[Place, Target] = field(default_factory=dict, repr=False)
     _outside: dict[tuple[Place, ...], Tensor] = field(default_factory=dict, repr=False)
 

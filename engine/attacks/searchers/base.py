@@ -1,6 +1,6 @@
 """The ask/tell protocol of latent searchers, and their registry."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,23 @@ class Searcher(Protocol):
 
     def tell(self, points: np.ndarray, losses: np.ndarray) -> None:
         """Reports the losses ``(candidates,)`` of the points asked last, all finite."""
+
+
+@runtime_checkable
+class SketchSearcher(Searcher, Protocol):
+    """A searcher that can learn from sketches of candidates' updates beside their losses.
+
+    Attributes:
+        wants_sketches: Whether it does of the points asked last.
+    """
+
+    wants_sketches: bool
+
+    def tell_sketched(self, points: np.ndarray, losses: np.ndarray, sketches: np.ndarray) -> None:
+        """Reports losses and sketches ``(candidates, m)`` of the points asked last.
+
+        A candidate whose loss was not finite has a sketch that is not.
+        """
 
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")
