@@ -182,7 +182,9 @@ def test_latents_beyond_the_bounds_are_clamped():
     assert seen[0].dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["random", "nevergrad:DiagonalCMA", "nevergrad:OldCMA"])
+@pytest.mark.parametrize(
+    "name", ["random", "nevergrad:DiagonalCMA", "nevergrad:OldCMA", "optuna:SepCmaEs", "optuna:TPE"]
+)
 @pytest.mark.parametrize("known", [0, 1, 8, 11, 16, 30])
 def test_a_resumed_search_equals_an_uninterrupted_one(name, known):
     def search(objective, known_losses=None):
