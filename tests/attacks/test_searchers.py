@@ -130,7 +130,7 @@ def ridge(points):
 def best_of(name, problem, seed, *, budget=300, dim=8, **settings):
     """Returns the least value of a problem in latents that a search finds."""
     searcher = make_searcher(name, dim=dim, budget=budget, seed=seed, **settings)
-    space = GaussianLatentSpace(dim, bound=20.0)
+    space = GaussianLatentSpace(dim)
     best = np.inf
     for _ in range(budget // searcher.preferred_population):
         points = searcher.ask(searcher.preferred_population)
