@@ -292,7 +292,7 @@ def test_optimizers_of_one_candidate_at_a_time_prefer_it(optimizer):
 
 
 def test_an_optimizer_that_takes_one_candidate_at_a_time_is_not_given_more():
-    with pytest.raises(PlanError, match="refuses the optimizer 'Cobyla' for 5 candidates at once"):
+    with pytest.raises(PlanError, match="'Cobyla' takes one candidate at a time, got 5"):
         make_searcher("nevergrad:Cobyla", dim=4, budget=10, seed=0, population=5)
 
 

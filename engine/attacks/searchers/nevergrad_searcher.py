@@ -134,14 +134,13 @@ def _build(name: str, dim: int, seed: int, init: str, budget: int, workers: int)
     start = np.zeros(dim) if init == "zeros" else rng.uniform(size=dim)
     parametrization = ng.p.Array(init=start)
     parametrization.random_state = rng
-    try:
-        built = _find(name)(parametrization, budget=budget, num_workers=workers)
-        chosen = _chosen(built)
-    except ValueError as error:
+    factory = _find(name)
+    if workers > 1 and getattr(factory, "no_parallelization", False):
         raise PlanError(
-            f"Nevergrad refuses the optimizer {name!r} for {workers} candidates at once: {error} "
-            "Set population: 1."
-        ) from error
+            f"Nevergrad's {name!r} takes one candidate at a time, got {workers}. Set population: 1."
+        )
+    built = factory(parametrization, budget=budget, num_workers=workers)
+    chosen = _chosen(built)
     if "MetaModel" not in chosen.name:
         return built
     if name != "NGOpt":
