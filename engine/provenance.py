@@ -19,7 +19,9 @@ PACKAGES = (
     "cma",
     "mlflow",
     "optuna",
+    "cmaes",
     "ax-platform",
+    "botorch",
     "numpy",
     "safetensors",
 )

@@ -10,7 +10,7 @@ import pytest
 
 import engine.errors
 from engine.attacks import GradientMatchingObjective, ThreatKnowledge
-from engine.attacks.searchers import SEARCHERS
+from engine.attacks.searchers import SEARCHERS, list_searchers
 from engine.defenses import DEFENSES
 from engine.errors import AuditError
 from engine.generators import GENERATORS
@@ -45,7 +45,19 @@ CORE_ROOMS = (
 CORE_PACKAGES = {"torch", "numpy", "safetensors", "engine", "search_spaces"}
 NOT_CORE = [
     *("ray", "mlflow", "pydantic", "typer", "optuna", "ax", "nevergrad", "cma", "rich", "jinja2"),
-    *("matplotlib", "torchmetrics", "scipy", "yaml", "torchvision", "PIL", "pandas"),
+    *(
+        "cmaes",
+        "botorch",
+        "gpytorch",
+        "linear_operator",
+        "matplotlib",
+        "torchmetrics",
+        "scipy",
+        "yaml",
+        "torchvision",
+        "PIL",
+        "pandas",
+    ),
 ]
 HOMES = {
     "ray": ("engine/tuning/", "search_spaces/native.py"),
@@ -54,6 +66,10 @@ HOMES = {
     "nevergrad": ("engine/attacks/searchers/nevergrad_searcher.py", "search_spaces/native.py"),
     "optuna": ("engine/attacks/searchers/optuna_searcher.py", "search_spaces/native.py"),
     "ax": ("engine/attacks/searchers/ax_searcher.py", "search_spaces/native.py"),
+    "cmaes": ("engine/attacks/searchers/optuna_searcher.py",),
+    "botorch": ("engine/attacks/searchers/turbo_searcher.py",),
+    "gpytorch": ("engine/attacks/searchers/turbo_searcher.py",),
+    "linear_operator": ("engine/attacks/searchers/turbo_searcher.py",),
 }
 
 
@@ -242,6 +258,10 @@ def test_every_searcher_family_has_a_contract_row():
     rows = rows_of(SearcherContract, test_searchers)
 
     assert {name.partition(":")[0] for name in rows} == set(SEARCHERS.names())
+
+
+def test_every_listed_searcher_has_a_contract_row():
+    assert rows_of(SearcherContract, test_searchers) >= {row.name for row in list_searchers()}
 
 
 def test_every_generator_architecture_has_a_contract_row():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import engine.trial
-from engine.attacks import AttackSettings
+from engine.attacks import AttackSettings, History
 from engine.defenses.sparsification import KnownMask
 from engine.errors import PlanError
 from engine.federation import compute_update

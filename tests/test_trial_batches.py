@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import engine.trial
+from engine.attacks import History
 from engine.federation import compute_update
 from engine.federation.captures import write_capture
 from engine.federation.client import LocalTraining

@@ -78,7 +78,7 @@ class Sketch:
         return padded.unflatten(1, (folds, SIZE)).sum(1)
 
     def seen(self, squared: Tensor) -> Tensor:
-        """Returns the share of updates' squared norms ``(C, tensors)`` in seen tensors, ``(C,)``."""
+        """Returns what share of squared norms ``(C, tensors)`` is in seen tensors, ``(C,)``."""
         return squared[:, list(self.columns)].sum(1) / squared.sum(1)
 
     @cached_property

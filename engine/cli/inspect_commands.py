@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,9 +31,12 @@ def list_names(
     output_format: Format = "text",
 ) -> None:
     """List what a plan may name."""
+    if kind == "searchers":
+        _list_searchers(output_format)
+        return
     listings = _listings()
     if kind not in listings:
-        raise unknown_name("list", kind, listings)
+        raise unknown_name("list", kind, (*listings, "searchers"))
     rows = listings[kind]()
     if output_format == "json":
         typer.echo(json.dumps([{"name": name, "summary": text} for name, text in rows.items()]))
@@ -40,6 +44,20 @@ def list_names(
     width = max(map(len, rows))
     for name, text in rows.items():
         typer.echo(f"{name:<{width}}  {text}")
+
+
+def _list_searchers(output_format: str) -> None:
+    from engine.attacks.searchers import list_searchers
+
+    rows = list_searchers()
+    if output_format == "json":
+        typer.echo(json.dumps([asdict(row) for row in rows]))
+        return
+    versions = [(row.version or "-") if row.available else "missing" for row in rows]
+    width, version_width = max(len(row.name) for row in rows), max(map(len, versions))
+    for row, version in zip(rows, versions, strict=True):
+        typer.echo(f"{row.name:<{width}}  {version:<{version_width}}  {row.summary}")
+    typer.echo("Besides, nevergrad:<name> with any other name of Nevergrad's registry.", err=True)
 
 
 def inspect_capture(
@@ -69,7 +87,6 @@ def doctor() -> None:
 
 def _listings() -> dict[str, Callable[[], dict[str, str]]]:
     from engine.attacks import PRESETS
-    from engine.attacks.searchers import SEARCHERS
     from engine.defenses import DEFENSES
     from engine.federation.target_models import TARGET_MODELS
     from engine.generators import GENERATORS
@@ -88,6 +105,5 @@ def _listings() -> dict[str, Callable[[], dict[str, str]]]:
             for name, higher in metrics.HIGHER_LEAKS.items()
         },
         "models": TARGET_MODELS.summaries,
-        "searchers": SEARCHERS.summaries,
         "spaces": latent_spaces.summaries,
     }

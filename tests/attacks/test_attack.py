@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attacks import PRESETS, AttackSettings, prepare_objective, run_attack
+from engine.attacks import PRESETS, AttackSettings, History, prepare_objective, run_attack
 from engine.attacks import attack as attack_module
 from engine.attacks.attack import check_settings
 from engine.attacks.searchers import RandomSearcher, make_searcher

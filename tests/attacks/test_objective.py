@@ -4,7 +4,7 @@ import dataclasses
 import pytest
 import torch
 
-from engine.attacks import GradientMatchingObjective, evaluate_together
+from engine.attacks import Evaluation, GradientMatchingObjective, evaluate_together
 from engine.attacks.distances import cosine, squared_l2
 from engine.attacks.regularisers import prior
 from engine.defenses import (
@@ -241,10 +241,13 @@ def test_objectives_evaluated_together_give_what_each_gives_alone(make_objective
     ]
     latents = [latents_around(0.5, candidates=n) for n in (9, 3, 12, 8)]
 
-    together = evaluate_together(objectives, latents)
+    together = evaluate_together(
+        [Evaluation(*pair) for pair in zip(objectives, latents, strict=True)]
+    )
 
     for found, objective, some in zip(together, objectives, latents, strict=True):
-        torch.testing.assert_close(found, objective(some), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.losses, objective(some), rtol=1e-12, atol=0)
+        assert found.sketches is None
 
 
 @pytest.mark.parametrize(

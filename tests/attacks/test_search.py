@@ -4,7 +4,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.attacks import run_search
+from engine.attacks import History, run_search
 from engine.attacks.search import tellable
 from engine.attacks.searchers import make_searcher
 from engine.errors import AuditError
@@ -182,7 +182,9 @@ def test_latents_beyond_the_bounds_are_clamped():
     assert seen[0].dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["random", "nevergrad:DiagonalCMA", "nevergrad:OldCMA"])
+@pytest.mark.parametrize(
+    "name", ["random", "nevergrad:DiagonalCMA", "nevergrad:OldCMA", "optuna:SepCmaEs", "optuna:TPE"]
+)
 @pytest.mark.parametrize("known", [0, 1, 8, 11, 16, 30])
 def test_a_resumed_search_equals_an_uninterrupted_one(name, known):
     def search(objective, known=None):
@@ -217,9 +219,7 @@ def test_known_losses_that_are_not_finite_resume_too():
 
     def search(known=None):
         searcher = make_searcher("nevergrad:DiagonalCMA", dim=2, budget=40, seed=3)
-        return run_search(
-            objective, searcher, SPACE, budget=40, population=8, known=known
-        )
+        return run_search(objective, searcher, SPACE, budget=40, population=8, known=known)
 
     whole = search()
     resumed = search(History(whole.losses[:16]))

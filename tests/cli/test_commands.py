@@ -18,7 +18,7 @@ KINDS = {
     "generators": "mlp",
     "metrics": "psnr",
     "models": "lenet",
-    "searchers": "nevergrad",
+    "searchers": "nevergrad:CMA",
     "spaces": "gaussian",
 }
 COMMANDS = {
@@ -38,7 +38,7 @@ COMMANDS = {
     "pretrain target-model": "Train a target model",
     "pretrain private-images": "Choose private images and distractors",
 }
-HEAVY = ("torch", "ray", "mlflow", "numpy", "nevergrad", "matplotlib")
+HEAVY = ("torch", "ray", "mlflow", "numpy", "nevergrad", "optuna", "ax", "matplotlib")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,6 +57,17 @@ def test_every_kind_is_listed_for_machines_with_the_same_names(kind, leaktune):
     people = [line.split()[0] for line in leaktune("list", kind).out.splitlines()]
     assert [row["name"] for row in listed] == people
     assert all(row["summary"] for row in listed)
+
+
+def test_searchers_are_listed_with_the_versions_of_their_libraries(leaktune):
+    rows = json.loads(leaktune("list", "searchers", "--format", "json").out)
+
+    assert all(list(row) == ["name", "family", "version", "available", "summary"] for row in rows)
+    assert {"sepcma", "random", "cma:full", "optuna:TPE", "ax:BO", "turbo"} <= {
+        row["name"] for row in rows
+    }
+    assert "1.0.12" in leaktune("list", "searchers").out
+    assert "any other name of Nevergrad's registry" in leaktune("list", "searchers").err
 
 
 def test_validating_a_good_plan_outlines_it_and_writes_nothing(leaktune, empty):

@@ -1,17 +1,23 @@
 """CMA-ES of the package cma (pycma) behind the ask/tell protocol."""
 
+from collections.abc import Mapping
 from functools import partial
 from math import log, nan
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from engine import validate
 from engine.attacks.searchers.base import SEARCHERS
-from engine.errors import PlanError
+from engine.attacks.searchers.packages import needed
+from engine.registry import unknown_name
 from search_spaces.latent import View
 
-OPTIMIZERS: Final = ("diagonal", "full")
+OPTIMIZERS: Final = {
+    "diagonal": "Separable CMA-ES: learns a scale for each coordinate.",
+    "full": "CMA-ES: learns correlations too.",
+}
 # Smaller ones pycma does not take, or learns too little from.
 SMALLEST_GENERATION: Final = 4
 SMALLEST_DIM: Final = 2
@@ -40,6 +46,7 @@ class CmaSearcher:
     """
 
     view: View = "normal"
+    optimizers: Mapping[str, str] = MappingProxyType(OPTIMIZERS)
 
     def __init__(
         self,
@@ -54,7 +61,8 @@ class CmaSearcher:
         del budget  # Plans nothing.
         population = 2 * (4 + int(3 * log(dim))) if population is None else population
         validate.count(population=population)
-        validate.choice(OPTIMIZERS, optimizer=optimizer)
+        if optimizer not in OPTIMIZERS:
+            raise unknown_name("CMA optimizer", optimizer, OPTIMIZERS)
         validate.in_range(0.001, 100, sigma=sigma)
         self.preferred_population = population
         self._dim = dim
@@ -85,13 +93,8 @@ class CmaSearcher:
 
 def _build(name: str, dim: int, sigma: float, generation: int, rng: np.random.Generator) -> Any:
     """Returns a silent strategy around zeros whose only source of randomness is ``rng``."""
-    try:
+    with needed("cma", searcher="cma"):
         import cma  # Deferred: only this searcher needs it.
-    except ImportError as error:
-        raise PlanError(
-            f"The searcher 'cma' needs the package cma >= 4.0: {error}. "
-            "Install it with: pip install cma."
-        ) from error
     options = {
         "popsize": generation,
         "CMA_diagonal": name == "diagonal",

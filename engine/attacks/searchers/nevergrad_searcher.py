@@ -1,40 +1,69 @@
 """Nevergrad optimizers behind the ask/tell protocol."""
 
 from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import log
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 
 from engine import validate
 from engine.attacks.searchers.base import SEARCHERS
+from engine.attacks.searchers.packages import needed
 from engine.errors import PlanError
-from engine.registry import unknown_name
+from engine.registry import nearest
 from search_spaces.latent import View
 
 INITS = ("zeros", "uniform")
+OPTIMIZERS: Final = {
+    "CMA": "CMA-ES of a kind Nevergrad chooses by dimension, budget and population.",
+    "DE": "Differential evolution.",
+    "DiagonalCMA": "Separable CMA-ES: learns a scale for each coordinate.",
+    "NGOpt": "What Nevergrad's competence map chooses by dimension, budget and population.",
+    "OldCMA": "CMA-ES with full covariance, which was called CMA when GGL was written.",
+    "OnePlusOne": "(1+1) evolution strategy: one candidate at a time.",
+    "PSO": "Particle swarm.",
+    "TwoPointsDE": "Differential evolution with two-point crossover.",
+}
+# In one dimension Nevergrad's CMA-ES asks for another package, and from then on in all others too.
+SMALLEST_DIM: Final = 2
+# From here on its CMA-ES ends with an error where a generation is asked for in parts.
+WHOLE_GENERATIONS_DIM: Final = 300
+# Populations a generation may be made of.
+MOST_POPULATIONS: Final = 16
+# It clips larger losses to 5e20 itself, and warns of it.
+LARGEST_LOSS: Final = 4.9e20
 
 
 @SEARCHERS.register("nevergrad")
 class NevergradSearcher:
     """Drives one optimizer of Nevergrad's registry, e.g. ``DiagonalCMA`` or ``OldCMA``.
 
-    The population should be the optimizer's own: its CMA family plans one generation for
-    ``workers`` parallel candidates, and loses generations when asked in batches of another size.
-    So ``preferred_population`` is ``population``, and the optimizer is built for as many workers.
+    Nevergrad's CMA-ES loses what it is told of a generation that was asked for in parts of
+    another one. So ``preferred_population`` is the optimizer's own generation, or, where a
+    population is given, the optimizer is built for so many workers that its generation is one or
+    several of those populations. Only ``workers`` of one's own can put them out of step.
+
+    Nevergrad's metamodels end with an error on NumPy 2.4 and stop by the clock. ``NGOpt`` goes on
+    as ``CMA`` where it would choose one, which is in few dimensions or on a small budget.
 
     Args:
         dim: Number of coordinates.
         budget: Candidate evaluations the optimizer may plan for.
         seed: Seeds the optimizer's own random state.
         optimizer: A key of ``nevergrad.optimizers.registry``.
-        population: Candidates per ask; ``2 (4 + 3 ln dim)`` if None, twice pycma's default.
-        workers: Parallel candidates the optimizer is told of; ``population`` if None.
+        population: Candidates per ask. If None, 1 for optimizers that learn from one candidate at
+            a time, the optimizer's own generation where it has one, and else
+            ``2 (4 + 3 ln dim)``, twice pycma's default.
+        workers: Parallel candidates the optimizer is told of; follows from ``population`` if None.
         planned_budget: Budget the optimizer is told of; ``budget`` if None.
         init: First mean: ``zeros``, or ``uniform`` in [0, 1) as GGL does for BigGAN.
     """
 
     view: View = "normal"
+    optimizers: Mapping[str, str] = MappingProxyType(OPTIMIZERS)
 
     def __init__(
         self,
@@ -48,41 +77,109 @@ class NevergradSearcher:
         planned_budget: int | None = None,
         init: str = "zeros",
     ) -> None:
-        population = 2 * (4 + int(3 * log(dim))) if population is None else population
-        workers = population if workers is None else workers
         planned_budget = budget if planned_budget is None else planned_budget
-        validate.count(population=population, workers=workers, planned_budget=planned_budget)
+        validate.count(planned_budget=planned_budget)
         validate.choice(INITS, init=init)
-        self.preferred_population = population
-        rng = np.random.RandomState(seed % 2**32)
-        start = np.zeros(dim) if init == "zeros" else rng.uniform(size=dim)
-        self._optimizer = _build(optimizer, start, rng, planned_budget, workers)
+        own = 1 if _is_sequential(optimizer) else 2 * (4 + int(3 * log(dim)))
+        asked = own if population is None else population
+        validate.count(population=asked, workers=asked if workers is None else workers)
+        build = partial(_build, optimizer, max(dim, SMALLEST_DIM), seed, init, planned_budget)
+        if workers is not None:
+            self._optimizer = build(workers)
+        elif population is None:
+            self._optimizer = build(asked)
+            asked = asked if asked == 1 else _generation(self._optimizer) or asked
+        else:
+            self._optimizer = _in_step(build, population)
+        _check_step(self._optimizer, asked, dim)
+        self.preferred_population = asked
+        self._dim = dim
         self._asked: deque[Any] = deque()
 
     def ask(self, candidates: int) -> np.ndarray:
         asked = [self._optimizer.ask() for _ in range(candidates)]
         self._asked.extend(asked)
-        return np.stack([np.array(candidate.value, dtype=np.float64) for candidate in asked])
+        points = [np.array(candidate.value, dtype=np.float64) for candidate in asked]
+        return np.stack(points)[:, : self._dim]
 
     def tell(self, points: np.ndarray, losses: np.ndarray) -> None:
         del points  # Nevergrad identifies candidates by object, in the order asked.
-        for loss in losses:
+        for loss in np.minimum(losses, LARGEST_LOSS):
             self._optimizer.tell(self._asked.popleft(), float(loss))
 
 
-def _build(
-    name: str, start: np.ndarray, rng: np.random.RandomState, budget: int, workers: int
-) -> Any:
-    """Returns the Nevergrad optimizer ``name`` starting at ``start``."""
-    try:
+def _find(name: str) -> Any:
+    """Returns the optimizer called ``name``."""
+    with needed("nevergrad", searcher="nevergrad"):
         import nevergrad as ng  # Deferred: imports take seconds.
-    except ImportError as error:
+    registry = ng.optimizers.registry
+    if name not in registry:
         raise PlanError(
-            f"The searcher 'nevergrad' needs the package nevergrad >= 1.0.12: {error}. "
-            "Install it with: pip install nevergrad."
-        ) from error
-    if name not in ng.optimizers.registry:
-        raise unknown_name("Nevergrad optimizer", name, ng.optimizers.registry)
+            f"Unknown Nevergrad optimizer {name!r}; expected one of: {', '.join(OPTIMIZERS)}, or "
+            f"another of nevergrad.optimizers.registry.{nearest(name, registry)}"
+        )
+    return registry[name]
+
+
+def _is_sequential(name: str) -> bool:
+    # The step of a (1+1) strategy follows from the success of the last candidate.
+    return "OnePlusOne" in name or bool(getattr(_find(name), "no_parallelization", False))
+
+
+def _build(name: str, dim: int, seed: int, init: str, budget: int, workers: int) -> Any:
+    """Returns an optimizer whose only source of randomness is ``seed``."""
+    import nevergrad as ng
+
+    rng = np.random.RandomState(seed % 2**32)
+    start = np.zeros(dim) if init == "zeros" else rng.uniform(size=dim)
     parametrization = ng.p.Array(init=start)
     parametrization.random_state = rng
-    return ng.optimizers.registry[name](parametrization, budget=budget, num_workers=workers)
+    factory = _find(name)
+    if workers > 1 and getattr(factory, "no_parallelization", False):
+        raise PlanError(
+            f"Nevergrad's {name!r} takes one candidate at a time, got {workers}. Set population: 1."
+        )
+    built = factory(parametrization, budget=budget, num_workers=workers)
+    chosen = _chosen(built)
+    if "MetaModel" not in chosen.name:
+        return built
+    if name != "NGOpt":
+        raise PlanError(
+            f"Expected an optimizer without a metamodel, got {name!r}: those of Nevergrad end with "
+            "an error on NumPy 2.4 and stop by the clock. Use nevergrad:CMA."
+        )
+    return _find("CMA")(parametrization, budget=budget, num_workers=workers)
+
+
+def _in_step(build: Callable[[int], Any], population: int) -> Any:
+    """Returns an optimizer whose generation is one or several populations, if one can be built."""
+    for whole in range(population, MOST_POPULATIONS * population + 1, population):
+        for workers in (whole, max(whole - 1, 1)):  # An elitist one generates one more.
+            built = build(workers)
+            if (_generation(built) or population) % population == 0:
+                return built
+    return build(population)
+
+
+def _chosen(optimizer: Any) -> Any:
+    """Returns the optimizer that one which chooses by dimension, budget and workers has chosen."""
+    while hasattr(optimizer, "optim"):
+        optimizer = optimizer.optim
+    return optimizer
+
+
+def _generation(optimizer: Any) -> int | None:
+    """Returns how many candidates a CMA-ES adapts by; None for all others."""
+    return getattr(_chosen(optimizer), "_popsize", None)
+
+
+def _check_step(optimizer: Any, population: int, dim: int) -> None:
+    """Raises PlanError where a CMA-ES would end with an error in the middle of a search."""
+    generation = _generation(optimizer)
+    if generation is not None and dim >= WHOLE_GENERATIONS_DIM and generation % population:
+        raise PlanError(
+            f"Expected a population that divides the optimizer's generation of {generation}, as "
+            f"Nevergrad's CMA-ES needs from {WHOLE_GENERATIONS_DIM} dimensions on (this search "
+            f"has {dim}), got population={population}. "
+            f"Leave out workers, or set population: {generation}."
+        )
