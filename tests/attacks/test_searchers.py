@@ -10,7 +10,7 @@ from engine.attacks.searchers import SEARCHERS, make_searcher
 from engine.attacks.searchers.nevergrad_searcher import _generation
 from engine.attacks.searchers.turbo_searcher import _draw, _fit, _minima, _Region
 from engine.errors import PlanError
-from search_spaces.latent import GaussianLatentSpace
+from search_spaces import GaussianLatentSpace
 from tests.contracts.searcher import SearcherContract
 
 

@@ -4,6 +4,7 @@ from engine import validate
 from engine.attacks.searchers.ax_searcher import AxSearcher
 from engine.attacks.searchers.base import SEARCHERS, Searcher
 from engine.attacks.searchers.cma_searcher import CmaSearcher
+from engine.attacks.searchers.gauss_newton_searcher import GaussNewtonSearcher
 from engine.attacks.searchers.listing import ListedSearcher, list_searchers
 from engine.attacks.searchers.nevergrad_searcher import NevergradSearcher
 from engine.attacks.searchers.optuna_searcher import OptunaSearcher
@@ -16,6 +17,7 @@ __all__ = [
     "SEARCHERS",
     "AxSearcher",
     "CmaSearcher",
+    "GaussNewtonSearcher",
     "ListedSearcher",
     "NevergradSearcher",
     "OptunaSearcher",
