@@ -24,7 +24,7 @@ SMALLEST_GENERATION: Final = 2 * len(DAMPINGS)
 MEMORY: Final = 4
 # Evaluations of a descent, in coordinates: by Gauss-Newton, and with what follows.
 STEPS: Final = 16
-DESCENT: Final = 80
+DESCENT: Final = 160
 
 
 @SEARCHERS.register("gauss_newton")
