@@ -234,7 +234,7 @@ def test_the_threat_card_names_what_the_attacker_knows():
 
     assert rows["Target model"] == "known: lenet (untrained, seed 5), in evaluation mode"
     assert "fashion-mnist" in rows["Prior"]
-    assert "sepcma in the space gaussian, 1000 candidate evaluations" in rows["Search"]
+    assert "gauss_newton in the space gaussian, 1000 candidate evaluations" in rows["Search"]
 
 
 def test_the_space_of_a_search_is_shown_with_its_settings():

@@ -157,7 +157,8 @@ class GradientMatchingObjective:
         """By how much sketches are too short, where they do not see all tensors."""
         if len(self._sketch.names) == len(self.observed.tensors):
             return 1.0
-        [images] = _generate([self], [self._classes.new_zeros(FEWEST, self._dim).float()])
+        some = next(iter(self.observed.tensors.values()))
+        images = self.generate(some.new_zeros(FEWEST, self._dim))
         updates = self.imitate(self.matcher.updates(images, self._labels(FEWEST)))
         squared = updates.squared_norms()
         weighted = squared * self.distance.factors(squared).square()

@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 
 import pytest
@@ -8,23 +7,17 @@ from engine.attacks import Evaluation, GradientMatchingObjective, evaluate_toget
 from engine.attacks.distances import cosine, squared_l2
 from engine.attacks.regularisers import prior
 from engine.defenses import (
-    ClientContext,
     Clipping,
-    ClippingPerLayer,
-    GaussianNoise,
     NoDefense,
-    Soteria,
     Sparsification,
-    apply_defenses,
 )
-from engine.defenses.base import estimate_imitations
 from engine.errors import InputError
 from engine.federation import Update, compute_update
 from engine.federation.update import entries
+from tests.attacks.conftest import CHAINS, PLANTED, latents_around
 from tests.attacks.matching.oracle import losses
 from tests.conftest import seeded
 
-PLANTED = torch.tensor([[0.3, -0.7, 0.9]])
 LABEL = torch.tensor([2])
 
 
@@ -119,58 +112,6 @@ def test_images_are_generated_in_the_attributed_class(planted, generator):
 def test_unbatched_latents_are_refused(planted):
     with pytest.raises(InputError, match=r"Expected latents of shape \(C, d\), got \(3,\)"):
         planted(torch.zeros(3))
-
-
-CHAINS = {
-    "none": (NoDefense(),),
-    "clipping": (Clipping(max_norm=0.1),),
-    "clipping by layer": (ClippingPerLayer(max_norm=0.05),),
-    "noise": (GaussianNoise(std=0.001),),
-    "mask": (Sparsification(percent=70),),
-    "columns": (Soteria(percent=40),),
-    "mask, then clipping": (Sparsification(percent=70), Clipping(max_norm=0.1)),
-    "clipping, then mask": (Clipping(max_norm=0.1), Sparsification(percent=70)),
-    "columns, then clipping, then noise": (
-        Soteria(percent=40),
-        Clipping(max_norm=0.1),
-        GaussianNoise(std=0.001),
-    ),
-}
-
-
-@pytest.fixture
-def make_objective(knowledge, model, head, generator):
-    """Makes objectives in double precision whose minimiser is the planted latent."""
-    model, generator = copy.deepcopy(model).double(), copy.deepcopy(generator).double()
-    in_double = dataclasses.replace(knowledge, model=model, generate=generator)
-
-    def make(chain="none", distance=squared_l2, labels=(2,), published_code=False, **changes):
-        images = generator(PLANTED.double().repeat(len(labels), 1), torch.tensor(labels))
-        classes = torch.tensor(labels)
-        update = compute_update(model, images, classes, images_per_client=len(labels))
-        client = ClientContext(model, head, images[:1], classes[:1])
-        observed = apply_defenses(CHAINS[chain], update, client=client, rng=seeded(3))
-        imitation = estimate_imitations(
-            [defense.name for defense in CHAINS[chain]],
-            observed,
-            head=head,
-            published_code=published_code,
-        )
-        return GradientMatchingObjective(
-            observed=observed,
-            labels=tuple(labels),
-            knowledge=in_double,
-            imitate=imitation,
-            distance=distance,
-            **changes,
-        )
-
-    return make
-
-
-def latents_around(scale, labels=1, candidates=9):
-    steps = torch.randn(candidates, 3 * labels, generator=seeded(5), dtype=torch.float64)
-    return PLANTED.double().repeat(1, labels) + scale * steps
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4])

@@ -118,10 +118,10 @@ def test_all_families_are_listed_with_versions_and_found_here():
     rows = list_searchers()
 
     assert {row.family for row in rows} == {
-        *("ax", "cma", "nevergrad", "optuna", "random", "sepcma", "turbo")
+        *("ax", "cma", "gauss_newton", "nevergrad", "optuna", "random", "sepcma", "turbo")
     }
     assert all(row.available and row.version and row.summary.endswith(".") for row in rows)
-    assert {row.version for row in rows if row.family in ("random", "sepcma")} == {
+    assert {row.version for row in rows if row.family in ("gauss_newton", "random", "sepcma")} == {
         engine.__version__
     }
 

@@ -18,6 +18,10 @@ class TestRandom(SearcherContract):
     name = "random"
 
 
+class TestGaussNewton(SearcherContract):
+    name = "gauss_newton"
+
+
 class TestSepCma(SearcherContract):
     name = "sepcma"
 
