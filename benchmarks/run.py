@@ -143,10 +143,8 @@ def _search_quality(options: argparse.Namespace, device: torch.device) -> Result
         options.markdown.write_text(markdown(rows), encoding="utf-8")
     if options.plot:
         plot(rows, options.curves, options.plot)
-    return {
-        **summarise(rows),
-        **{f"default against {name}": row for name, row in claims(rows).items()},
-    }
+    against = {f"default against {name}": row for name, row in claims(rows).items()}
+    return {**summarise(rows), **against} if options.json else against
 
 
 def _need_ray() -> None:
@@ -209,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "--results", type=Path, default=Path("search-quality.jsonl"), help="kept, and added to"
     )
-    quality.add_argument("--markdown", type=Path, help="file for the tables")
+    quality.add_argument("--markdown", type=Path, help="file for tables of all searchers")
     quality.add_argument("--plot", type=Path, help="PNG to draw the curves in")
     quality.add_argument("--curves", nargs="+", default=["gauss_newton", "sepcma", "ggl", "random"])
     quality.set_defaults(run=_search_quality)

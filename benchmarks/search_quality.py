@@ -118,6 +118,7 @@ def search_all(
 ) -> Iterator[dict[str, Any]]:
     """Runs every search that ``path`` does not hold yet, appends each to it, and yields it."""
     lab = embedded_lab()
+    _drop_torn_line(path)
     done = {(row["searcher"], row["defense"], row["target"], row["budget"]) for row in read(path)}
     for target in targets:
         for defense in defenses:
@@ -129,6 +130,13 @@ def search_all(
                     with path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")
                     yield row
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line that a crash left without its end."""
+    if path.is_file():
+        whole = path.read_bytes().rpartition(b"\n")
+        path.write_bytes(whole[0] + whole[1])
 
 
 def read(path: Path) -> list[dict[str, Any]]:
