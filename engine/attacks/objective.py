@@ -26,6 +26,7 @@ from engine.attacks.search import Evaluation
 from engine.attacks.sketches import Scores, Sketch
 from engine.defenses.base import Imitation
 from engine.errors import InputError
+from engine.federation.client import compute_update
 from engine.federation.update import Update
 
 
@@ -76,6 +77,28 @@ class GradientMatchingObjective:
         """Returns losses, and sketches if asked for, of latents ``(C, d)``."""
         validate.shape(("C", "d"), latents=latents)
         return evaluate_together([Evaluation(self, latents, sketched)])[0]
+
+    def differentiated(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns losses ``(C,)`` of latents ``(C, d)``, and their gradients ``(C, d)``.
+
+        White-box: differentiates generator, target model and imitated defense. Costs several
+        evaluations, in time and in memory.
+        """
+        with torch.enable_grad():
+            leaves = latents.detach().clone().requires_grad_()
+            labels, knowledge = self._labels(len(leaves)), self.knowledge
+            updates = compute_update(
+                knowledge.model,
+                knowledge.generate(leaves.reshape(-1, knowledge.latent_dim), labels),
+                labels,
+                images_per_client=len(self.labels),
+                training=knowledge.training,
+                differentiable=True,
+            )
+            distances = self.distance(self.imitate(updates), self.observed)
+            losses = distances + self.regulariser_weight * self.regulariser(leaves)
+            [gradients] = torch.autograd.grad(losses.sum(), [leaves])
+        return losses.detach(), gradients
 
     @torch.no_grad()
     def generate(self, latents: Tensor) -> Tensor:

@@ -220,3 +220,34 @@ def test_a_generator_whose_images_do_not_fit_is_refused(planted, knowledge, gene
 
     with pytest.raises(InputError, match=got):
         dataclasses.replace(planted, knowledge=spoiled)(random_latents(2))
+
+
+@pytest.mark.parametrize("regulariser", [None, prior])
+@pytest.mark.parametrize("distance", [squared_l2, cosine])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_gradients_by_the_latent_are_those_of_differences(
+    make_objective, chain, distance, regulariser
+):
+    changes = {"regulariser": regulariser, "regulariser_weight": 0.1} if regulariser else {}
+    objective = make_objective(chain, distance, **changes)
+    latents = latents_around(0.5, candidates=8)
+
+    losses, gradients = objective.differentiated(latents)
+
+    torch.testing.assert_close(losses, objective(latents))
+    step = 1e-5
+    for place in range(3):
+        away = torch.zeros_like(latents)
+        away[:, place] = step
+        slope = (objective(latents + away) - objective(latents - away)) / (2 * step)
+        torch.testing.assert_close(gradients[:, place], slope, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_of_batches_are_by_all_of_their_images(make_objective):
+    objective = make_objective("none", labels=(2, 0))
+    latents = latents_around(0.3, labels=2, candidates=8)
+
+    _, gradients = objective.differentiated(latents)
+
+    assert gradients.shape == (8, 6)
+    assert (gradients.abs().amax(0) > 0).all()
