@@ -168,7 +168,7 @@ class _Timed:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._searcher, name)
-        if name not in ("ask", "tell", "tell_sketched"):
+        if name not in ("ask", "tell", "tell_details"):
             return found
 
         def timed(*arguments: Any) -> Any:

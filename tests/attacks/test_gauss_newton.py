@@ -4,7 +4,7 @@ import torch
 
 from engine.attacks import History, Scores, run_search
 from engine.attacks.searchers import make_searcher
-from engine.attacks.searchers.base import SketchSearcher
+from engine.attacks.searchers.base import DetailSearcher
 from engine.attacks.searchers.curvature import fit_model
 from engine.attacks.searchers.gauss_newton_searcher import DESCENT, STEPS
 from search_spaces import GaussianLatentSpace
@@ -27,8 +27,8 @@ class LeastSquares:
     def __call__(self, latents):
         return (self.update(latents) - self.observed).square().sum(1)
 
-    def scores(self, latents, *, sketched):
-        return Scores(self(latents), self.update(latents) if sketched else None)
+    def scores(self, latents, wanted):
+        return Scores(self(latents), self.update(latents) if wanted else None)
 
 
 def linear(condition=100.0, noise=0.0):
@@ -141,12 +141,12 @@ def wanted(budget):
     searcher = make_searcher("gauss_newton", dim=DIM, budget=budget, seed=0)
     size, seen = searcher.preferred_population, []
     for _ in range(budget // size):
-        seen.append(searcher.wants_sketches)
+        seen.append(searcher.wants == "sketches")
         points = searcher.ask(size)
-        found = objective.scores(torch.from_numpy(points).float(), sketched=seen[-1])
+        found = objective.scores(torch.from_numpy(points).float(), "sketches" if seen[-1] else None)
         losses = found.losses.double().numpy()
         if seen[-1]:
-            searcher.tell_sketched(points, losses, found.sketches.numpy())
+            searcher.tell_details(points, losses, found.details.numpy())
         else:
             searcher.tell(points, losses)
     return seen, size
@@ -162,8 +162,8 @@ def test_sketches_are_wanted_in_the_first_phase_of_every_descent():
 
 
 def test_it_is_a_searcher_that_learns_from_sketches():
-    assert isinstance(make_searcher("gauss_newton", dim=2, budget=1, seed=0), SketchSearcher)
-    assert not isinstance(make_searcher("sepcma", dim=2, budget=1, seed=0), SketchSearcher)
+    assert isinstance(make_searcher("gauss_newton", dim=2, budget=1, seed=0), DetailSearcher)
+    assert not isinstance(make_searcher("sepcma", dim=2, budget=1, seed=0), DetailSearcher)
 
 
 @pytest.mark.parametrize("population", [1, 3, 8, 50])
@@ -179,7 +179,7 @@ def test_candidates_without_a_finite_loss_are_learnt_nothing_from(bad):
         def __call__(self, latents):
             return torch.where(latents[:, 0] > 0.5, bad, super().__call__(latents))
 
-        def scores(self, latents, *, sketched):
+        def scores(self, latents, wanted):
             updates = self.update(latents)
             return Scores(self(latents), torch.where(latents[:, :1] > 0.5, bad, updates))
 
@@ -198,7 +198,7 @@ def test_nothing_but_losses_that_are_not_finite_ends_without_an_error():
         def __call__(self, latents):
             return torch.full((len(latents),), float("nan"))
 
-        def scores(self, latents, *, sketched):
+        def scores(self, latents, wanted):
             return Scores(self(latents), torch.full((len(latents), 40), float("nan")))
 
     plain = linear()
@@ -233,7 +233,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(known):
         SPACE,
         budget=400,
         population=population,
-        on_batch=lambda p: sketches.append(p.sketches) if p.sketches is not None else None,
+        on_batch=lambda p: sketches.append(p.details) if p.details is not None else None,
     )
     history = History(whole.losses[:known], np.concatenate(sketches)[:known])
 

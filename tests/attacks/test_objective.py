@@ -188,7 +188,7 @@ def test_objectives_evaluated_together_give_what_each_gives_alone(make_objective
 
     for found, objective, some in zip(together, objectives, latents, strict=True):
         torch.testing.assert_close(found.losses, objective(some), rtol=1e-12, atol=0)
-        assert found.sketches is None
+        assert found.details is None
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_gradients_by_the_latent_are_those_of_differences(
     objective = make_objective(chain, distance, **changes)
     latents = latents_around(0.5, candidates=8)
 
-    losses, gradients = objective.differentiated(latents)
+    losses, gradients = objective.scores(latents, "gradients")
 
     torch.testing.assert_close(losses, objective(latents))
     step = 1e-5
@@ -247,7 +247,7 @@ def test_gradients_of_batches_are_by_all_of_their_images(make_objective):
     objective = make_objective("none", labels=(2, 0))
     latents = latents_around(0.3, labels=2, candidates=8)
 
-    _, gradients = objective.differentiated(latents)
+    _, gradients = objective.scores(latents, "gradients")
 
     assert gradients.shape == (8, 6)
     assert (gradients.abs().amax(0) > 0).all()

@@ -18,6 +18,10 @@ class TestRandom(SearcherContract):
     name = "random"
 
 
+class TestAdam(SearcherContract):
+    name = "adam"
+
+
 class TestGaussNewton(SearcherContract):
     name = "gauss_newton"
 

@@ -31,7 +31,7 @@ def test_squared_distances_of_sketches_are_distances_of_updates(make_objective, 
     objective = make_objective(chain, distance)
     latents = latents_around(0.5)
 
-    sketches = objective.scores(latents, sketched=True).sketches
+    sketches = objective.scores(latents, "sketches").details
 
     updates = updates_of(objective, latents)
     for place in (1, 4, 8):
@@ -45,10 +45,10 @@ def test_losses_are_the_same_with_and_without_sketches(make_objective, chain):
     objective = make_objective(chain, regulariser=prior, regulariser_weight=0.1)
     latents = latents_around(0.5)
 
-    sketched, plain = objective.scores(latents, sketched=True), objective.scores(latents)
+    sketched, plain = objective.scores(latents, "sketches"), objective.scores(latents)
 
     torch.testing.assert_close(sketched.losses, plain.losses, rtol=1e-9, atol=0)
-    assert plain.sketches is None
+    assert plain.details is None
 
 
 def test_the_prior_is_part_of_the_sketch_as_it_is_of_the_loss(make_objective):
@@ -56,8 +56,8 @@ def test_the_prior_is_part_of_the_sketch_as_it_is_of_the_loss(make_objective):
     weighted = dataclasses.replace(objective, regulariser=prior, regulariser_weight=0.25)
     latents = latents_around(0.5)
 
-    plain = objective.scores(latents, sketched=True).sketches
-    found = weighted.scores(latents, sketched=True).sketches
+    plain = objective.scores(latents, "sketches").details
+    found = weighted.scores(latents, "sketches").details
 
     torch.testing.assert_close(found[:, : plain.shape[1]], plain)
     torch.testing.assert_close(found[:, plain.shape[1] :], 0.5 * latents)
@@ -67,7 +67,7 @@ def test_sketches_of_batches_are_those_of_their_mean_gradients(make_objective):
     objective = make_objective("none", labels=(2, 0, 1))
     latents = latents_around(0.3, labels=3)
 
-    sketches = objective.scores(latents, sketched=True).sketches
+    sketches = objective.scores(latents, "sketches").details
 
     updates = objective.matcher.updates(objective.generate(latents), objective._labels(9))
     flat = torch.cat([tensor.flatten(1) for tensor in updates.tensors.values()], 1)
@@ -75,21 +75,22 @@ def test_sketches_of_batches_are_those_of_their_mean_gradients(make_objective):
     torch.testing.assert_close((sketches - sketches[0]).square().sum(1), expected)
 
 
-def test_searches_with_and_without_sketches_are_evaluated_together(make_objective):
-    objectives = [make_objective("none"), make_objective("mask"), make_objective("noise")]
-    latents = [latents_around(0.5, candidates=n) for n in (9, 3, 12)]
-    wanted = [True, False, True]
+def test_searches_that_want_different_things_are_evaluated_together(make_objective):
+    objectives = [make_objective(name) for name in ("none", "mask", "noise", "clipping")]
+    latents = [latents_around(0.5, candidates=n) for n in (9, 3, 12, 5)]
+    wanted = ["sketches", None, "sketches", "gradients"]
 
     together = evaluate_together(
         [Evaluation(*each) for each in zip(objectives, latents, wanted, strict=True)]
     )
 
-    for found, objective, some, sketched in zip(together, objectives, latents, wanted, strict=True):
-        alone = objective.scores(some, sketched=sketched)
+    for found, objective, some, kind in zip(together, objectives, latents, wanted, strict=True):
+        alone = objective.scores(some, kind)
         torch.testing.assert_close(found.losses, alone.losses, rtol=1e-12, atol=0)
-        assert (found.sketches is None) == (not sketched)
-        if sketched:
-            torch.testing.assert_close(found.sketches, alone.sketches, rtol=1e-12, atol=0)
+        assert found.losses.shape == (len(some),)
+        assert (found.details is None) == (kind is None)
+        if kind:
+            torch.testing.assert_close(found.details, alone.details, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("chunk_size", [8, 9, 64])
@@ -100,8 +101,8 @@ def test_the_chunk_size_does_not_change_sketches(make_objective, chunk_size):
     chunked = dataclasses.replace(objective, chunk_size=chunk_size)
 
     torch.testing.assert_close(
-        chunked.scores(latents, sketched=True).sketches,
-        objective.scores(latents, sketched=True).sketches,
+        chunked.scores(latents, "sketches").details,
+        objective.scores(latents, "sketches").details,
     )
 
 
@@ -136,11 +137,11 @@ def test_a_sketch_is_linear():
 def test_large_tensors_are_left_out_and_made_up_for(make_objective, monkeypatch):
     whole = make_objective("none")
     latents = latents_around(0.5, candidates=12)
-    expected = whole.scores(latents, sketched=True).sketches
+    expected = whole.scores(latents, "sketches").details
     monkeypatch.setattr(objective_module, "SMALL", 27)
 
     part = make_objective("none")
-    found = part.scores(latents, sketched=True).sketches
+    found = part.scores(latents, "sketches").details
 
     sizes = {name: tensor[0].numel() for name, tensor in part.observed.tensors.items()}
     assert set(part._sketch.names) == {name for name, size in sizes.items() if size <= 27}
@@ -148,8 +149,8 @@ def test_large_tensors_are_left_out_and_made_up_for(make_objective, monkeypatch)
     # As long as whole ones at the middle of the prior, by which they were measured.
     middle = torch.zeros(8, 3, dtype=torch.float64)
     torch.testing.assert_close(
-        part.scores(middle, sketched=True).sketches.square().sum(1),
-        whole.scores(middle, sketched=True).sketches.square().sum(1),
+        part.scores(middle, "sketches").details.square().sum(1),
+        whole.scores(middle, "sketches").details.square().sum(1),
         rtol=1e-6,
         atol=0,
     )

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from engine.attacks.searchers import make_searcher
-from engine.attacks.searchers.base import SketchSearcher
+from engine.attacks.searchers.base import DetailSearcher
 
 DIM = 4
 BUDGET = 64
@@ -27,11 +27,15 @@ def bowl(points):
 
 
 def tell(searcher, points, losses):
-    """Tells losses, and sketches where they are wanted: the bowl is the squared length of these."""
-    if isinstance(searcher, SketchSearcher) and searcher.wants_sketches:
-        sketches = (points - 0.5).astype(np.float32)
-        searcher.tell_sketched(points, losses, sketches)
-        sketches[:] = 99.0  # They are the caller's, who may use them again.
+    """Tells losses, and what is wanted beside them: sketches or gradients of the bowl.
+
+    Its sketches are those whose squared length it is.
+    """
+    if isinstance(searcher, DetailSearcher) and searcher.wants:
+        scale = {"sketches": 1, "gradients": 2}[searcher.wants]
+        details = (scale * (points - 0.5)).astype(np.float32)
+        searcher.tell_details(points, losses, details)
+        details[:] = 99.0  # They are the caller's, who may use them again.
     else:
         searcher.tell(points, losses)
 
