@@ -308,5 +308,5 @@ def test_adam_goes_down_the_gradient_in_any_space(planted, knowledge, space):
 
     found = run_attack(objective, attack, budget=400, seed=0)
 
-    assert found.loss < 0.05 * np.median(found.losses[: found.population])
+    assert found.loss < 0.1 * np.median(found.losses[: found.population])
     assert objective(found.latent).item() == pytest.approx(found.loss, rel=1e-3)
