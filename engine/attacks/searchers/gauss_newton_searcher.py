@@ -25,6 +25,8 @@ MEMORY: Final = 4
 # Evaluations of a descent, in coordinates: by Gauss-Newton, and with what follows.
 STEPS: Final = 16
 DESCENT: Final = 160
+# How much wider the evolution begins than the samples were drawn: it looks for better minima.
+WIDENING: Final = 3.0
 
 
 @SEARCHERS.register("gauss_newton")
@@ -161,7 +163,7 @@ class _Steps:
         if self._model is None:
             start = SeparableDistribution.around_zeros(dim, self._sigma)
             return _Evolution(self._centre, np.eye(dim), SeparableEvolution(start, population))
-        scales = self._model.deviations(self._damping, self._sigma)
+        scales = WIDENING * self._model.deviations(self._damping, self._sigma)
         start = SeparableDistribution.around_zeros(dim, 1.0, scales)
         evolution = SeparableEvolution(start, population)
         return _Evolution(self._model.centre, self._model.basis, evolution)
