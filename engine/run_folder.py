@@ -108,20 +108,20 @@ class RunFolder:
                     yield json.loads(line)
 
     def save_losses(self, trial: str, losses: np.ndarray, spec_hash: str) -> None:
-        """Writes the state of an unfinished search, atomically."""
+        """Writes the losses of a finished search, atomically."""
         folder = self.trial_folder(trial)
         save_file({"losses": losses}, folder / "state.safetensors.new")
         write_json(folder / "state.json", {"spec": spec_hash, "evaluations": len(losses)})
         os.replace(folder / "state.safetensors.new", folder / "state.safetensors")
 
     def load_losses(self, trial: str, spec_hash: str) -> np.ndarray | None:
-        """Returns the losses of an unfinished search with the same spec, or None."""
+        """Returns the losses of a finished search with the same spec, or None."""
         folder = self.path / "trials" / trial
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             losses = load_file(folder / "state.safetensors")["losses"]
         except (OSError, ValueError, KeyError, SafetensorError):
-            return None  # Nothing usable: the search starts anew, with the same outcome.
+            return None
         return losses if state.get("spec") == spec_hash else None
 
     def trial_folder(self, trial: str) -> Path:

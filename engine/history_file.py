@@ -1,0 +1,151 @@
+"""Histories of searches under way on disk: every generation appended as soon as it is evaluated.
+
+The format is described in ``docs/run-folder.md``.
+"""
+
+import itertools
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from engine.attacks import History, Progress
+
+FILES: Final = "history-*.bin"
+FORMAT: Final = "leaktune-history-1"
+# Of a record: its losses, its sketches and the numbers of one sketch; then the CRC-32 of all else.
+COUNTS: Final = struct.Struct("<3I")
+CHECKSUM: Final = struct.Struct("<I")
+NUMBERS: Final = np.dtype("<f4")
+NOTHING: Final = History(np.empty(0, dtype=np.float32))
+
+
+def load_history(folder: Path, spec_hash: str) -> History:
+    """Returns the longest history of a search in its trial's folder, empty if there is none.
+
+    Histories of another spec are left aside, and so is what a crash left of a last record.
+    """
+    found = [_read(path, spec_hash) for path in sorted(folder.glob(FILES))]
+    return max(found, key=lambda history: len(history.losses), default=NOTHING)
+
+
+def remove_histories(folder: Path) -> None:
+    """Removes the histories of a trial that is finished."""
+    for path in folder.glob(FILES):
+        path.unlink(missing_ok=True)
+
+
+class HistoryKeeper:
+    """Keeps one attempt at a search on disk, in a file of its own.
+
+    No two processes write to one file, even if a worker that was given up is still alive. The file
+    is made when the first generation is evaluated, and begins with what the attempt was restored
+    from: so each is whole by itself. Nothing is flushed: what was written outlives the process,
+    but not the machine.
+
+    Args:
+        folder: The trial's folder.
+        spec_hash: Of the trial's spec.
+        known: What the search is restored from.
+    """
+
+    def __init__(self, folder: Path, spec_hash: str, known: History) -> None:
+        self._folder, self._spec_hash, self._known = folder, spec_hash, known
+        self._kept, self._restored_sketches = 0, 0
+        self._path: Path | None = None
+        self._failed = False
+
+    def keep(self, progress: Progress) -> str | None:
+        """Appends the generation evaluated last; returns why that failed, once.
+
+        After a failure nothing more is kept of this attempt: its file would have a gap.
+        """
+        start, self._kept = self._kept, progress.evaluations
+        if self._path is None and progress.known:
+            self._restored_sketches += 0 if progress.sketches is None else len(progress.sketches)
+            return None
+        if self._failed:
+            return None
+        try:
+            if self._path is None:
+                sketches = self._known.sketches[: self._restored_sketches]
+                self._path = self._start(History(progress.losses[:start], sketches))
+            _append(self._path, _generation(progress, start))
+        except OSError as error:
+            self._failed = True
+            return str(error)
+        return None
+
+    def _start(self, restored: History) -> Path:
+        """Makes the attempt's file, numbered after all others, with what it was restored from."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for attempt in itertools.count(1 + len(list(self._folder.glob(FILES)))):
+            path = self._folder / f"history-{attempt:03}.bin"
+            try:
+                path.open("xb").close()
+            except FileExistsError:
+                continue
+            break
+        _append(path, _head(self._spec_hash) + _record(restored))
+        return path
+
+
+def _generation(progress: Progress, start: int) -> bytes:
+    losses = progress.losses[start:]
+    if progress.sketches is None:
+        return _record(History(losses))
+    return _record(History(losses, progress.sketches))
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Appends in one write to a file that is there."""
+    with path.open("r+b", buffering=0) as file:
+        file.seek(0, 2)
+        written = file.write(content)
+    if written != len(content):
+        raise OSError(f"only {written} of {len(content)} bytes were written to {path}")
+
+
+def _head(spec_hash: str) -> bytes:
+    return f"{FORMAT} {spec_hash}\n".encode()
+
+
+def _record(history: History) -> bytes:
+    counts = COUNTS.pack(len(history.losses), *history.sketches.shape)
+    arrays = (history.losses, history.sketches)
+    numbers = b"".join(array.astype(NUMBERS, copy=False).tobytes() for array in arrays)
+    return counts + CHECKSUM.pack(zlib.crc32(numbers, zlib.crc32(counts))) + numbers
+
+
+def _read(path: Path, spec_hash: str) -> History:
+    """Returns what a file holds up to the first record that is not whole."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return NOTHING
+    head = _head(spec_hash)
+    if not content.startswith(head):
+        return NOTHING
+    records = list(_records(memoryview(content)[len(head) :]))
+    losses = [record.losses for record in records]
+    sketches = [record.sketches for record in records if record.sketches.size]
+    if not sketches:
+        return History(np.concatenate([NOTHING.losses, *losses]))
+    return History(np.concatenate(losses), np.concatenate(sketches))
+
+
+def _records(content: memoryview) -> Iterator[History]:
+    while len(content) >= COUNTS.size + CHECKSUM.size:
+        losses, sketches, width = COUNTS.unpack_from(content)
+        (checksum,) = CHECKSUM.unpack_from(content, COUNTS.size)
+        start = COUNTS.size + CHECKSUM.size
+        stop = start + NUMBERS.itemsize * (losses + sketches * width)
+        counts, numbers = content[: COUNTS.size], content[start:stop]
+        if len(content) < stop or zlib.crc32(numbers, zlib.crc32(counts)) != checksum:
+            return
+        found = np.frombuffer(numbers, NUMBERS).astype(np.float32)
+        yield History(found[:losses], found[losses:].reshape(sketches, width))
+        content = content[stop:]
