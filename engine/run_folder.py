@@ -138,6 +138,11 @@ class RunFolder:
         """Returns a reconstruction ``(B, ch, H, W)``."""
         return load_file(self.private / f"{trial}.safetensors")["images"]
 
+    def is_finished(self, trial: str, spec_hash: str) -> bool:
+        """Whether the trial has a result, of the same spec."""
+        path = self.path / "trials" / trial / "result.json"
+        return path.is_file() and json.loads(path.read_text("utf-8")).get("spec") == spec_hash
+
     def results(self) -> dict[str, dict[str, Any]]:
         """Returns the results of the finished trials by their ids."""
         return {

@@ -53,7 +53,10 @@ def work(config: Mapping[str, Any], plan: str, folder: str) -> None:
 
     try:
         specs, lab = prepare(plan, config["trials"])
-        reporter = _Reporter(specs, RunFolder(Path(folder)))
+        run = RunFolder(Path(folder))
+        # A worker was lost that had come to the end of some of its trials.
+        specs = [spec for spec in specs if not run.is_finished(spec.id, spec_hash(spec))]
+        reporter = _Reporter(specs, run)
         for outcomes in run_trials(specs, lab, known=reporter.known, on_batch=reporter.on_batch):
             tune.report({"news": News({one.spec.id: _news_of(one) for one in outcomes})})
     except Exception as error:  # Shown to the user, counted as failed, never dropped.
