@@ -3,6 +3,7 @@
 The format is described in ``docs/run-folder.md``.
 """
 
+import contextlib
 import itertools
 import struct
 import zlib
@@ -61,7 +62,8 @@ class HistoryKeeper:
     def keep(self, progress: Progress) -> str | None:
         """Appends the generation evaluated last; returns why that failed, once.
 
-        After a failure nothing more is kept of this attempt: its file would have a gap.
+        After a failure nothing is kept of this attempt: its file would have a gap, and a full disk
+        has use for the room.
         """
         start, self._kept = self._kept, progress.evaluations
         if self._path is None and progress.known:
@@ -71,26 +73,32 @@ class HistoryKeeper:
             return None
         try:
             if self._path is None:
+                self._path = _new_file(self._folder)
                 sketches = self._known.sketches[: self._restored_sketches]
-                self._path = self._start(History(progress.losses[:start], sketches))
+                restored = _record(History(progress.losses[:start], sketches))
+                _append(self._path, _head(self._spec_hash) + restored)
             _append(self._path, _generation(progress, start))
         except OSError as error:
             self._failed = True
+            self._remove()
             return str(error)
         return None
 
-    def _start(self, restored: History) -> Path:
-        """Makes the attempt's file, numbered after all others, with what it was restored from."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for attempt in itertools.count(1 + len(list(self._folder.glob(FILES)))):
-            path = self._folder / f"history-{attempt:03}.bin"
-            try:
-                path.open("xb").close()
-            except FileExistsError:
-                continue
+    def _remove(self) -> None:
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def _new_file(folder: Path) -> Path:
+    """Makes the file of an attempt, numbered after all others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for attempt in itertools.count(1 + len(list(folder.glob(FILES)))):
+        path = folder / f"history-{attempt:03}.bin"
+        with contextlib.suppress(FileExistsError):
+            path.open("xb").close()
             break
-        _append(path, _head(self._spec_hash) + _record(restored))
-        return path
+    return path
 
 
 def _generation(progress: Progress, start: int) -> bytes:

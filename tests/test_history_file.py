@@ -181,17 +181,20 @@ def test_zeros_that_a_power_loss_left_behind_are_no_generation(tmp_path):
     assert_holds(load_history(tmp_path, "spec"), 5, 5)
 
 
-def test_a_full_disk_is_told_of_once_and_costs_what_follows(tmp_path):
-    keeper = HistoryKeeper(tmp_path, "spec", NOTHING)
-    first, second, third = generations()
-    keeper.keep(first)
-    (path,) = tmp_path.iterdir()
+def test_a_full_disk_is_told_of_once_and_costs_this_attempts_history(tmp_path):
+    keep(tmp_path, sizes=SIZES[:1])
+    keeper = HistoryKeeper(tmp_path, "spec", load_history(tmp_path, "spec"))
+    restored, second, third = generations(known=1, sizes=(5, 3, 5))
+    keeper.keep(restored)
+    keeper.keep(second)
+    path = max(tmp_path.iterdir())
+    assert_holds(load_history(tmp_path, "spec"), 8, 8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     try:  # A limit on the size of files stands in for the end of a disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limits[1]))
-        problem = keeper.keep(second)
+        problem = keeper.keep(third)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -199,6 +202,7 @@ def test_a_full_disk_is_told_of_once_and_costs_what_follows(tmp_path):
     assert "only 10 of" in problem
     assert keeper.keep(third) is None
     assert_holds(load_history(tmp_path, "spec"), 5, 5)
+    assert not path.exists()
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_of_once(tmp_path):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from ray import tune
@@ -6,16 +8,17 @@ from engine.attacks import Progress
 from engine.history_file import load_history
 from engine.lab import trial_specs
 from engine.plan import make_plan
-from engine.run_folder import RunFolder
+from engine.run_folder import RunFolder, write_json
 from engine.trial_record import spec_hash
-from engine.tuning.worker import REPORT_SECONDS, _Reporter
+from engine.tuning.worker import REPORT_SECONDS, _Reporter, work
 
+PLAN = make_plan({"name": "n", "attack": {"budget": 4}}, source="test")
 LOSSES = np.array([3.0, 1.0, 2.0, 5.0], dtype=np.float32)
 
 
 @pytest.fixture
 def spec():
-    return trial_specs(make_plan({"name": "n", "attack": {"budget": 4}}, source="test"))[0]
+    return trial_specs(PLAN)[0]
 
 
 @pytest.fixture
@@ -67,6 +70,17 @@ def test_progress_that_cannot_be_saved_is_reported_at_once_and_once(spec, folder
     [news] = reported
     assert news[spec.id].keys() == {"evaluations", "loss", "unsaved"}
     assert "File exists" in news[spec.id]["unsaved"]
+
+
+def test_a_worker_does_not_search_again_what_has_a_result(spec, folder, reported):
+    plan = json.dumps(PLAN.to_dict())
+    write_json(folder.trial_folder(spec.id) / "result.json", {"spec": spec_hash(spec)})
+    other = trial_specs(PLAN)[1]
+
+    work({"trials": [spec.id, other.id]}, plan, str(folder.path))
+
+    assert [[*news] for news in reported] == [[other.id]]
+    assert "result" in reported[0][other.id]
 
 
 def test_a_worker_that_does_not_see_the_run_folder_saves_nothing(spec, tmp_path, reported):
