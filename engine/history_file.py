@@ -5,6 +5,7 @@ The format is described in ``docs/run-folder.md``.
 
 import contextlib
 import itertools
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -109,12 +110,11 @@ def _generation(progress: Progress, start: int) -> bytes:
 
 
 def _append(path: Path, content: bytes) -> None:
-    """Appends in one write to a file that is there."""
+    """Appends to a file that is there; in one write, unless the disk takes less of it."""
     with path.open("r+b", buffering=0) as file:
-        file.seek(0, 2)
-        written = file.write(content)
-    if written != len(content):
-        raise OSError(f"only {written} of {len(content)} bytes were written to {path}")
+        file.seek(0, os.SEEK_END)
+        while content:
+            content = content[file.write(content) :]
 
 
 def _head(spec_hash: str) -> bytes:
