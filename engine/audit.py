@@ -15,6 +15,7 @@ from rich.console import Console
 
 from engine import tuning
 from engine.errors import AuditError, InputError
+from engine.history_file import remove_histories
 from engine.lab import check_plan, input_hashes, trial_specs
 from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
@@ -49,12 +50,14 @@ class Recorder:
         specs: The audit's trials by their ids.
         view: What the user watches.
         failures: Trials that failed.
+        unsaved_trials: Trials whose progress could not be saved.
     """
 
     folder: RunFolder
     specs: Mapping[str, TrialSpec]
     view: ProgressView
     failures: int = 0
+    unsaved_trials: int = 0
 
     def started(self, trial: str) -> None:
         """Logs that a trial was taken up."""
@@ -64,6 +67,13 @@ class Recorder:
         """Logs how far a trial has come."""
         self.folder.append_event("trial_progress", trial=trial, evaluations=evaluations, loss=loss)
         self.view.progressed(trial, evaluations)
+
+    def unsaved(self, trial: str, error: str) -> None:
+        """Logs that a trial's progress could not be saved, and warns the user of the first."""
+        self.folder.append_event("trial_unsaved", trial=trial, error=error)
+        self.unsaved_trials += 1
+        if self.unsaved_trials == 1:
+            self.view.unsaved(trial, error)
 
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """Keeps a trial's outcome: its images first, its result last, as that marks it finished."""
@@ -77,6 +87,7 @@ class Recorder:
             matching=result["matching"],
         )
         write_json(self.folder.trial_folder(trial) / "result.json", result)
+        remove_histories(self.folder.trial_folder(trial))
         self.view.finished(trial, result)
 
     def failed(self, trial: str, error: str, trace: str) -> None:

@@ -83,6 +83,16 @@ class ProgressView:
             shown += f"\n{trace}\nFurther failures are shown without their tracebacks."
         self._console.print(shown, style="red", markup=False, highlight=False)
 
+    def unsaved(self, trial: str, error: str) -> None:
+        """Warns that the progress of trials cannot be saved."""
+        self._console.print(
+            f"The progress of {trial} cannot be saved: {error}. It goes on; were it interrupted, "
+            "it would begin again. Further trials of which this is true are in events.jsonl.",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+
     def _speak(self) -> None:
         now = time.monotonic()
         if not self._live and now - self._spoken >= PLAIN_SECONDS:

@@ -108,20 +108,20 @@ class RunFolder:
                     yield json.loads(line)
 
     def save_losses(self, trial: str, losses: np.ndarray, spec_hash: str) -> None:
-        """Writes the state of an unfinished search, atomically."""
+        """Writes the losses of a finished search, atomically."""
         folder = self.trial_folder(trial)
         save_file({"losses": losses}, folder / "state.safetensors.new")
         write_json(folder / "state.json", {"spec": spec_hash, "evaluations": len(losses)})
         os.replace(folder / "state.safetensors.new", folder / "state.safetensors")
 
     def load_losses(self, trial: str, spec_hash: str) -> np.ndarray | None:
-        """Returns the losses of an unfinished search with the same spec, or None."""
+        """Returns the losses of a finished search with the same spec, or None."""
         folder = self.path / "trials" / trial
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             losses = load_file(folder / "state.safetensors")["losses"]
         except (OSError, ValueError, KeyError, SafetensorError):
-            return None  # Nothing usable: the search starts anew, with the same outcome.
+            return None
         return losses if state.get("spec") == spec_hash else None
 
     def trial_folder(self, trial: str) -> Path:
@@ -137,6 +137,11 @@ class RunFolder:
     def load_images(self, trial: str) -> np.ndarray:
         """Returns a reconstruction ``(B, ch, H, W)``."""
         return load_file(self.private / f"{trial}.safetensors")["images"]
+
+    def is_finished(self, trial: str, spec_hash: str) -> bool:
+        """Whether the trial has a result, of the same spec."""
+        path = self.path / "trials" / trial / "result.json"
+        return path.is_file() and json.loads(path.read_text("utf-8")).get("spec") == spec_hash
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Returns the results of the finished trials by their ids."""

@@ -120,6 +120,14 @@ def test_a_trial_counts_as_finished_once_its_result_is_there(folder):
     assert folder.results() == {"finished": {"loss": 0.5}}
 
 
+def test_a_trial_is_finished_by_a_result_of_its_own_spec(folder):
+    write_json(folder.trial_folder("trial") / "result.json", {"spec": "spec"})
+
+    assert folder.is_finished("trial", "spec")
+    assert not folder.is_finished("trial", "another")
+    assert not folder.is_finished("never started", "spec")
+
+
 def test_an_existing_folder_is_opened_by_its_path(folder):
     folder.append_event("audit_started")
 

@@ -62,3 +62,5 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
             self._listener.failed(name, news["error"], news["traceback"])
         else:
             self._listener.progressed(name, news["evaluations"], news["loss"])
+            if "unsaved" in news:
+                self._listener.unsaved(name, news["unsaved"])

@@ -18,7 +18,7 @@ from engine.errors import InfrastructureError
 from engine.plan import ComputePlan, Plan
 from engine.tuning.worker import work
 
-# A trial whose worker was lost is started again this often, from its saved losses.
+# A trial whose worker was lost is started again this often, from its saved history.
 WORKER_LOSSES = 3
 REACH_SECONDS = 10.0
 
@@ -31,6 +31,9 @@ class Listener(Protocol):
 
     def progressed(self, trial: str, evaluations: int, loss: float | None) -> None:
         """The trial has spent ``evaluations`` and its best loss is ``loss``."""
+
+    def unsaved(self, trial: str, error: str) -> None:
+        """The trial goes on, but what it finds from here on cannot be saved."""
 
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """The trial is done; ``result`` is plain values, ``arrays`` its images and losses."""

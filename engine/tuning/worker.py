@@ -14,6 +14,7 @@ import torch
 
 from engine.allocator import keep_freed_memory
 from engine.attacks import History, Progress
+from engine.history_file import HistoryKeeper, load_history
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
 from engine.run_folder import RunFolder
@@ -21,7 +22,6 @@ from engine.trial import Lab, Outcome, TrialSpec, run_trials
 from engine.trial_record import spec_hash, to_record
 
 REPORT_SECONDS = 1.0
-SAVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,8 +53,11 @@ def work(config: Mapping[str, Any], plan: str, folder: str) -> None:
 
     try:
         specs, lab = prepare(plan, config["trials"])
-        reporter = _Reporter(specs, RunFolder(Path(folder)))
-        for outcomes in run_trials(specs, lab, known=reporter.load(), on_batch=reporter.on_batch):
+        run = RunFolder(Path(folder))
+        # A worker was lost that had come to the end of some of its trials.
+        specs = [spec for spec in specs if not run.is_finished(spec.id, spec_hash(spec))]
+        reporter = _Reporter(specs, run)
+        for outcomes in run_trials(specs, lab, known=reporter.known, on_batch=reporter.on_batch):
             tune.report({"news": News({one.spec.id: _news_of(one) for one in outcomes})})
     except Exception as error:  # Shown to the user, counted as failed, never dropped.
         tune.report({"news": News(dict.fromkeys(config["trials"], _news_of_error(error)))})
@@ -96,42 +99,35 @@ def _news_of_error(error: Exception) -> dict[str, str]:
 
 
 class _Reporter:
-    """Saves searches' losses and reports their progress, each at most once in a while."""
+    """Keeps every generation of searches on disk, and reports their progress once in a while."""
 
     def __init__(self, specs: Sequence[TrialSpec], folder: RunFolder) -> None:
-        self._hashes = {spec.id: spec_hash(spec) for spec in specs}
-        self._folder = folder
-        self._unsaved: dict[str, Progress] = {}
-        self._unreported: dict[str, Progress] = {}
-        self._reported = self._saved = time.monotonic()
-
-    def load(self) -> dict[str, History]:
-        """Returns the histories of those searches that were interrupted."""
-        saved = {name: self._folder.load_losses(name, own) for name, own in self._hashes.items()}
-        return {name: History(losses) for name, losses in saved.items() if losses is not None}
-
-    def on_batch(self, trial: str, progress: Progress) -> None:
-        """Notes the progress of one search; saves and reports that of all when it is time."""
-        from ray import tune
-
-        self._unsaved[trial] = self._unreported[trial] = progress
-        now = time.monotonic()
-        if now - self._saved >= SAVE_SECONDS:
-            self._saved = now
-            self._save()
-        if now - self._reported >= REPORT_SECONDS:
-            self._reported = now
-            news = {name: _progress_of(one) for name, one in self._unreported.items()}
-            tune.report({"news": News(news)})
-            self._unreported = {}
-
-    def _save(self) -> None:
+        self.known: dict[str, History] = {}
+        self._keepers: dict[str, HistoryKeeper] = {}
+        self._unreported: dict[str, dict[str, Any]] = {}
+        self._reported = time.monotonic()
         # A worker on another machine may not see the run folder: then an unfinished search starts
         # again from its seed, with the same outcome.
-        if self._folder.path.is_dir():
-            for name, progress in self._unsaved.items():
-                self._folder.save_losses(name, progress.losses.copy(), self._hashes[name])
-        self._unsaved = {}
+        if folder.path.is_dir():
+            for spec in specs:
+                own, place = spec_hash(spec), folder.path / "trials" / spec.id
+                self.known[spec.id] = known = load_history(place, own)
+                self._keepers[spec.id] = HistoryKeeper(place, own, known)
+
+    def on_batch(self, trial: str, progress: Progress) -> None:
+        """Keeps a generation of one search, and reports the progress of all when it is time."""
+        from ray import tune
+
+        keeper = self._keepers.get(trial)
+        problem = keeper and keeper.keep(progress)
+        self._unreported[trial] = _progress_of(progress)
+        now = time.monotonic()
+        if problem:
+            self._unreported[trial]["unsaved"] = problem
+        if problem or now - self._reported >= REPORT_SECONDS:
+            self._reported = now
+            tune.report({"news": News(self._unreported)})
+            self._unreported = {}
 
 
 def _progress_of(progress: Progress) -> dict[str, Any]:

@@ -46,6 +46,15 @@ def test_a_listener_hears_of_each_trial_what_a_worker_reports(callback, listener
     ]
 
 
+def test_a_listener_hears_of_progress_that_could_not_be_saved(callback, listener):
+    report(callback, {"a": PROGRESS | {"unsaved": "No space left on device"}})
+
+    assert listener.heard == [
+        ("progressed", "a", 10, 0.5),
+        ("unsaved", "a", "No space left on device"),
+    ]
+
+
 def test_an_outcome_is_heard_of_once(callback, listener):
     for _ in range(2):
         report(callback, {"b": OUTCOME})

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from engine.attacks import Progress
 from engine.audit import run_audit, start_audit
+from engine.history_file import NOTHING, HistoryKeeper
 from engine.plan import make_plan
 from engine.run_folder import RunFolder
 from engine.trial import run_trial
@@ -23,6 +25,12 @@ def audit(plan, parent):
     folder, lab = start_audit(plan, "text of the plan", parent)
     summary = run_audit(folder, address=None, console=console, lab=lab)
     return folder, summary, console.file.getvalue()
+
+
+def keep_history(folder, spec, losses):
+    """Leaves in a run folder what an interrupted search without details leaves there."""
+    keeper = HistoryKeeper(folder.trial_folder(spec.id), spec_hash(spec), NOTHING)
+    keeper.keep(Progress(len(losses), 0.0, None, losses))
 
 
 def without_times(record):
@@ -85,6 +93,13 @@ def test_private_images_stay_in_the_private_folder_unless_the_plan_says_otherwis
     assert not any(path.startswith("private/") for path in finish["artifacts"])
 
 
+def test_the_losses_of_a_finished_search_stay_and_its_history_goes(finished):
+    folder, _, _ = finished
+
+    left = {path.name for path in folder.path.glob("trials/*/*")}
+    assert left == {"result.json", "state.json", "state.safetensors"}
+
+
 def test_the_event_log_tells_the_whole_audit(finished):
     folder, summary, _ = finished
 
@@ -108,7 +123,7 @@ def test_an_interrupted_audit_resumes_to_the_same_numbers(finished, tmp_path):
     started = next(t for t in summary["trials"] if t["id"] not in kept and t["evaluations"])
     [spec], _ = prepare(json.dumps(broken.plan()), [started["id"]])
     losses = whole.load_losses(spec.id, spec_hash(spec))
-    broken.save_losses(spec.id, losses[:28], spec_hash(spec))
+    keep_history(broken, spec, losses[:28])
 
     resumed = run_audit(RunFolder.open(broken.path), address=None, console=Console(quiet=True))
 
@@ -116,6 +131,7 @@ def test_an_interrupted_audit_resumes_to_the_same_numbers(finished, tmp_path):
         without_times(t) for t in summary["trials"]
     ]
     again = [e["trial"] for e in broken.events() if e["kind"] == "trial_started"]
+    assert list(broken.path.glob("trials/*/history-*")) == []
     assert sorted(again) == sorted({t["id"] for t in summary["trials"]} - set(kept))
 
 
@@ -129,7 +145,7 @@ def test_a_failing_trial_is_shown_counted_and_never_taken_for_a_protected_one(
     folder, lab = start_audit(plan, "text", tmp_path)
     target = folder.path / "trials" / "defense0-ggl-target0"
     [spec], _ = prepare(json.dumps(folder.plan()), [target.name])
-    folder.save_losses(spec.id, np.zeros(71, dtype=np.float32), spec_hash(spec))
+    keep_history(folder, spec, np.zeros(71, dtype=np.float32))
 
     console = Console(file=io.StringIO(), width=200)
     summary = run_audit(folder, address=None, console=console, lab=lab)
