@@ -161,6 +161,8 @@ def _run_remaining(folder: RunFolder, plan: Plan, address: str | None, console: 
     done = finished_trials(folder, plan)
     view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, [*done])
     recorder = Recorder(folder, specs, view)
+    for name in done:  # A driver that was killed may have left them.
+        remove_histories(folder.trial_folder(name))
     remaining = [name for name in specs if name not in done]
     if not remaining:
         return

@@ -120,6 +120,7 @@ def test_an_interrupted_audit_resumes_to_the_same_numbers(finished, tmp_path):
             (whole.path / "trials" / name / "result.json").read_bytes()
         )
         broken.save_images(name, whole.load_images(name))
+        (broken.trial_folder(name) / "history-001.bin").touch()  # Left by a driver that was killed.
     started = next(t for t in summary["trials"] if t["id"] not in kept and t["evaluations"])
     [spec], _ = prepare(json.dumps(broken.plan()), [started["id"]])
     losses = whole.load_losses(spec.id, spec_hash(spec))
