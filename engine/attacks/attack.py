@@ -15,12 +15,13 @@ from engine.attacks.labels import LABEL_INFERENCES
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
 from engine.attacks.search import History, Progress, Steps, run_steps, search_steps
-from engine.attacks.searchers import make_searcher
+from engine.attacks.searchers import Searcher, make_searcher
 from engine.attacks.spaces import MAPPED, check_space_settings, entered, space_of
 from engine.defenses.base import Imitation, estimate_imitations
 from engine.errors import InputError, PlanError
 from engine.federation.update import Update
 from engine.seeding import stream_seed
+from search_spaces.latent import LatentSpace
 
 # Arguments of searchers that come from the search, not from a plan.
 RESERVED: Final = frozenset({"dim", "budget", "seed"})
@@ -165,6 +166,7 @@ def attack_steps(
     budget: int,
     seed: int,
     known: History | None = None,
+    searcher: Searcher | None = None,
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> Steps[GradientMatchingObjective, Reconstruction]:
     """Rebuilds the private images behind one observed update.
@@ -175,25 +177,15 @@ def attack_steps(
         budget: Candidate evaluations to spend.
         seed: Root of the searcher's randomness.
         known: History of the same attack interrupted, see :func:`search_steps`.
+        searcher: Proposes points in place of the one that ``settings`` name.
         on_batch: Called after every population.
 
     Raises:
         InputError: If no candidate had a finite loss.
     """
-    space = space_of(
-        settings.space,
-        settings.space_settings,
-        objective.knowledge,
-        labels=objective.labels,
-        seed=stream_seed(seed, "space"),
-    )
-    searcher = make_searcher(
-        settings.searcher,
-        dim=space.dim,
-        budget=budget,
-        seed=stream_seed(seed, "searcher"),
-        **settings.searcher_settings,
-    )
+    space = searched_space(objective, settings, seed=seed)
+    if searcher is None:
+        searcher = searcher_of(settings, dim=space.dim, budget=budget, seed=seed)
     population = min(searcher.preferred_population, budget)
     result = yield from search_steps(
         objective,
@@ -221,6 +213,30 @@ def attack_steps(
     )
 
 
+def searched_space(
+    objective: GradientMatchingObjective, settings: AttackSettings, *, seed: int
+) -> LatentSpace:
+    """Returns the space of an attack whose root of randomness is ``seed``."""
+    return space_of(
+        settings.space,
+        settings.space_settings,
+        objective.knowledge,
+        labels=objective.labels,
+        seed=stream_seed(seed, "space"),
+    )
+
+
+def searcher_of(settings: AttackSettings, *, dim: int, budget: int, seed: int) -> Searcher:
+    """Returns the searcher of an attack whose root of randomness is ``seed``."""
+    return make_searcher(
+        settings.searcher,
+        dim=dim,
+        budget=budget,
+        seed=stream_seed(seed, "searcher"),
+        **settings.searcher_settings,
+    )
+
+
 def run_attack(
     objective: GradientMatchingObjective, settings: AttackSettings, **arguments: Any
 ) -> Reconstruction:
@@ -235,9 +251,7 @@ def check_settings(settings: AttackSettings, knowledge: ThreatKnowledge, *, budg
         PlanError: For an unknown searcher or optimizer, wrong settings of searcher or space, a
             generator the space is not for, or a missing package.
     """
-    labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
-    entry = entered(settings.space, knowledge)
-    space = space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
+    space = space_to_check(settings, knowledge)
     searcher = make_searcher(
         settings.searcher, dim=space.dim, budget=budget, seed=0, **settings.searcher_settings
     )
@@ -246,3 +260,10 @@ def check_settings(settings: AttackSettings, knowledge: ThreatKnowledge, *, budg
             f"Expected a bounded space for the searcher {settings.searcher!r}, got "
             f"space={settings.space!r}. Use space: gaussian."
         )
+
+
+def space_to_check(settings: AttackSettings, knowledge: ThreatKnowledge) -> LatentSpace:
+    """Returns a space of the dimension and the views that an attack will search."""
+    labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
+    entry = entered(settings.space, knowledge)
+    return space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
