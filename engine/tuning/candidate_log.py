@@ -42,11 +42,11 @@ class CandidateLog:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns what a file holds; a last line that a crash cut off is left out."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    """Returns what a file holds, without a last line that a crash cut off."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except (OSError, ValueError):
+        return []  # Nothing usable: the search starts anew, with the same outcome.
 
 
 def _write(path: Path, mode: str, line: Mapping[str, object]) -> None:
