@@ -114,7 +114,7 @@ class AttackPlan(Strict):
 
     Attributes:
         preset: A name of ``engine.attacks.PRESETS``; the other keys override its settings.
-        budget: Candidate evaluations a search.
+        budget: Candidate evaluations a search, all its restarts together.
     """
 
     preset: str = "default"
@@ -127,6 +127,8 @@ class AttackPlan(Strict):
     distance: str | None = None
     regulariser: str | None = None
     regulariser_weight: float | Literal["posterior"] | None = None
+    restarts: int = Field(default=1, ge=1)
+    scheduler: Literal["none", "halving", "median"] = "none"
     published_code: bool | None = None
 
     def settings(self) -> AttackSettings:

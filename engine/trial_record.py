@@ -57,6 +57,8 @@ def to_params(spec: TrialSpec) -> dict[str, str | float]:
         "budget": spec.budget,
         "seed": spec.seed,
         "searcher": spec.settings.searcher,
+        "restarts": spec.settings.restarts,
+        "scheduler": spec.settings.scheduler,
         "space": label_space(spec.settings.space, spec.settings.space_settings),
         "distance": spec.settings.distance,
         "regulariser": spec.settings.regulariser,

@@ -14,6 +14,7 @@ from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.labels import LABEL_INFERENCES
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
+from engine.attacks.restarts import SCHEDULERS, Restarts
 from engine.attacks.search import History, Progress, Steps, run_steps, search_steps
 from engine.attacks.searchers import Searcher, make_searcher
 from engine.attacks.spaces import MAPPED, check_space_settings, entered, space_of
@@ -42,6 +43,10 @@ class AttackSettings:
         regulariser_weight: Factor of the regulariser; ``posterior`` for the one that makes squared
             L2 and ``prior`` a posterior: the estimated variance of the noise, divided by the
             number of parameter tensors as the distance is.
+        restarts: Searches from different seeds that share the budget; the reconstruction is that of
+            the lowest loss among all of them.
+        scheduler: Which restarts are stopped early: ``none``, ``halving`` or ``median``, see
+            :class:`engine.attacks.restarts.Restarts`.
         published_code: Imitate defenses as GGL's published code does where it departs from the
             paper.
     """
@@ -54,6 +59,8 @@ class AttackSettings:
     distance: str = "squared_l2"
     regulariser: str = "prior"
     regulariser_weight: float | Literal["posterior"] = "posterior"
+    restarts: int = 1
+    scheduler: str = "none"
     published_code: bool = False
 
     def __post_init__(self) -> None:
@@ -67,6 +74,7 @@ class AttackSettings:
         validate.choice(tuple(LABEL_INFERENCES), label_inference=self.label_inference)
         validate.choice(tuple(DISTANCES), distance=self.distance)
         validate.choice(tuple(REGULARISERS), regulariser=self.regulariser)
+        self._check_restarts()
         if self.space == MAPPED and self.regulariser != "none":
             raise PlanError(
                 f"Expected regulariser: none with space: {MAPPED}, whose latents are not those of "
@@ -77,6 +85,16 @@ class AttackSettings:
         else:
             validate.in_range(0, 1e9, regulariser_weight=self.regulariser_weight)
 
+    def _check_restarts(self) -> None:
+        validate.count(restarts=self.restarts)
+        validate.choice(tuple(SCHEDULERS), scheduler=self.scheduler)
+        _, fewest = SCHEDULERS[self.scheduler]
+        if self.restarts < fewest:
+            raise PlanError(
+                f"Expected at least {fewest} restarts with scheduler: {self.scheduler}, got "
+                f"restarts: {self.restarts}. Raise them, or use scheduler: none."
+            )
+
     def _check_posterior(self) -> None:
         if (self.distance, self.regulariser) != ("squared_l2", "prior"):
             raise PlanError(
@@ -85,8 +103,8 @@ class AttackSettings:
             )
 
     def with_searcher(self, searcher: str) -> "AttackSettings":
-        """Returns the same attack searched by another searcher with its own defaults."""
-        return replace(self, searcher=searcher, searcher_settings={})
+        """Returns the same attack searched once by another searcher with its own defaults."""
+        return replace(self, searcher=searcher, searcher_settings={}, restarts=1, scheduler="none")
 
     def weight_of(self, imitation: Imitation, tensors: int) -> float:
         """Returns the regulariser's factor, given the estimated defense."""
@@ -227,14 +245,27 @@ def searched_space(
 
 
 def searcher_of(settings: AttackSettings, *, dim: int, budget: int, seed: int) -> Searcher:
-    """Returns the searcher of an attack whose root of randomness is ``seed``."""
-    return make_searcher(
-        settings.searcher,
-        dim=dim,
-        budget=budget,
-        seed=stream_seed(seed, "searcher"),
-        **settings.searcher_settings,
-    )
+    """Returns the searcher of an attack whose root of randomness is ``seed``.
+
+    One of several restarts may plan for its even share of the budget.
+
+    Raises:
+        PlanError: If it cannot be built of these settings, or not for so small a budget.
+    """
+
+    def make(restart: int) -> Searcher:
+        own = ("searcher", restart) if restart else ("searcher",)
+        return make_searcher(
+            settings.searcher,
+            dim=dim,
+            budget=max(1, budget // settings.restarts),
+            seed=stream_seed(seed, *own),
+            **settings.searcher_settings,
+        )
+
+    if settings.restarts == 1:
+        return make(0)
+    return Restarts(make, restarts=settings.restarts, budget=budget, scheduler=settings.scheduler)
 
 
 def run_attack(
@@ -252,9 +283,7 @@ def check_settings(settings: AttackSettings, knowledge: ThreatKnowledge, *, budg
             generator the space is not for, or a missing package.
     """
     space = space_to_check(settings, knowledge)
-    searcher = make_searcher(
-        settings.searcher, dim=space.dim, budget=budget, seed=0, **settings.searcher_settings
-    )
+    searcher = searcher_of(settings, dim=space.dim, budget=budget, seed=0)
     if searcher.view not in space.views:
         raise PlanError(
             f"Expected a bounded space for the searcher {settings.searcher!r}, got "

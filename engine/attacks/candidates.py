@@ -53,6 +53,11 @@ def check_candidates(settings: AttackSettings, space: LatentSpace) -> None:
             "Expected, with compute.fan_out: candidates, no searcher_settings but population, "
             f"got {', '.join(others)}. Leave them out, or use fan_out: searches."
         )
+    if settings.restarts > 1:
+        raise PlanError(
+            "Expected, with compute.fan_out: candidates, one search of each update, got "
+            f"restarts: {settings.restarts}. Leave them out, or use fan_out: searches."
+        )
     if "unit" not in space.views:
         raise PlanError(
             "Expected a bounded space with compute.fan_out: candidates, got "
