@@ -129,6 +129,7 @@ class AttackPlan(Strict):
     regulariser_weight: float | Literal["posterior"] | None = None
     restarts: int = Field(default=1, ge=1)
     scheduler: Literal["none", "halving", "median"] = "none"
+    max_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     published_code: bool | None = None
 
     def settings(self) -> AttackSettings:

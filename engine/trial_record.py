@@ -28,6 +28,7 @@ def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
         "seed": spec.seed,
         "loss": result.loss,
         "evaluations": result.evaluations,
+        "cut_short": searched and result.evaluations < spec.budget,
         "nonfinite": result.nonfinite,
         "wall_s": round(result.wall_s, 4),
         "candidates_per_s": round(result.evaluations / result.wall_s, 1) if searched else None,

@@ -47,6 +47,7 @@ class AttackSettings:
             the lowest loss among all of them.
         scheduler: Which restarts are stopped early: ``none``, ``halving`` or ``median``, see
             :class:`engine.attacks.restarts.Restarts`.
+        max_seconds: Time after which a search begins no further generation; None for no limit.
         published_code: Imitate defenses as GGL's published code does where it departs from the
             paper.
     """
@@ -61,6 +62,7 @@ class AttackSettings:
     regulariser_weight: float | Literal["posterior"] = "posterior"
     restarts: int = 1
     scheduler: str = "none"
+    max_seconds: float | None = None
     published_code: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +77,8 @@ class AttackSettings:
         validate.choice(tuple(DISTANCES), distance=self.distance)
         validate.choice(tuple(REGULARISERS), regulariser=self.regulariser)
         self._check_restarts()
+        if self.max_seconds is not None:
+            validate.positive(max_seconds=self.max_seconds)
         if self.space == MAPPED and self.regulariser != "none":
             raise PlanError(
                 f"Expected regulariser: none with space: {MAPPED}, whose latents are not those of "
@@ -212,6 +216,7 @@ def attack_steps(
         budget=budget,
         population=population,
         known=known,
+        max_seconds=settings.max_seconds,
         device=next(iter(objective.observed.tensors.values())).device,
         on_batch=on_batch,
     )

@@ -58,6 +58,11 @@ def check_candidates(settings: AttackSettings, space: LatentSpace) -> None:
             "Expected, with compute.fan_out: candidates, one search of each update, got "
             f"restarts: {settings.restarts}. Leave them out, or use fan_out: searches."
         )
+    if settings.max_seconds is not None:
+        raise PlanError(
+            "Expected no max_seconds with compute.fan_out: candidates, got "
+            f"{settings.max_seconds:g}. Leave it out, or use fan_out: searches."
+        )
     if "unit" not in space.views:
         raise PlanError(
             "Expected a bounded space with compute.fan_out: candidates, got "

@@ -211,6 +211,11 @@ def test_restarts_are_of_one_search_not_of_single_candidates():
         check_candidates(settings, RawLatentSpace(2))
 
 
+def test_candidates_by_tune_have_no_limit_of_time():
+    with pytest.raises(PlanError, match="Expected no max_seconds with compute"):
+        check_candidates(AttackSettings(searcher="random", max_seconds=2), RawLatentSpace(2))
+
+
 def test_another_searcher_starts_once():
     settings = AttackSettings(restarts=4, scheduler="halving").with_searcher("random")
 

@@ -102,7 +102,10 @@ def test_a_search_that_fails_is_shown_and_counted(ray_cluster, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_driver_loses_only_what_was_in_flight(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "expected"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)]
+)
+def test_a_driver_that_ends_early_loses_only_what_was_in_flight(sent, expected, tmp_path):
     budget, plan = 150, tmp_path / "plan.yaml"
     values = plan_of("nevergrad:DiagonalCMA").to_dict()
     values["attack"] |= {"budget": budget}
@@ -118,8 +121,9 @@ def test_a_killed_driver_loses_only_what_was_in_flight(tmp_path):
         if lines and len(lines[0]) > 40:
             break
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    stop = os.killpg if sent == signal.SIGKILL else os.kill
+    stop(killed.pid, sent)
+    assert killed.wait(60) == expected
     (path,) = (tmp_path / "runs").glob(log)
     before = path.read_text().splitlines()
     assert 40 < len(before) <= budget
