@@ -23,6 +23,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from benchmarks import cases  # noqa: E402
+from benchmarks.quality_report import DEFENSES  # noqa: E402
 from engine.allocator import keep_freed_memory  # noqa: E402
 from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
 
@@ -36,6 +37,8 @@ RATIOS = {
     "max_image_error": ("largest image error", False),
     "searcher_share": ("searcher's share", False),
     "fanout_efficiency": ("fan-out efficiency", True),
+    "excess": ("excess of the loss", False),
+    "reached_after": ("evaluations to the published 25,000", False),
     "max_relative_error": ("relative error", False),
     "max_relative_error_near_truth": ("0.001 from the truth", False),
     "sequential_relative_error_near_truth": ("there one at a time", False),
@@ -122,6 +125,28 @@ def _scaling(options: argparse.Namespace, device: torch.device) -> Results:
     }
 
 
+def _search_quality(options: argparse.Namespace, device: torch.device) -> Results:
+    from benchmarks.quality_report import claims, markdown, plot, summarise
+    from benchmarks.search_quality import contestants, read, search_all
+
+    del device  # Small models: processors do.
+    chosen = contestants(options.searcher or ["*"], options.budget or [1_000, 5_000, 25_000])
+    for row in search_all(chosen, range(options.targets), options.defense, options.results):
+        looks = {budget: f"{look['loss']:.4g}" for budget, look in row["at"].items()}
+        print(  # noqa: T201
+            f"{row['searcher']} behind {row['defense']}, target {row['target']}: "
+            f"{row['seconds']:.1f} s, loss {looks}",
+            file=sys.stderr,
+        )
+    rows = read(options.results)
+    if options.markdown:
+        options.markdown.write_text(markdown(rows), encoding="utf-8")
+    if options.plot:
+        plot(rows, options.curves, options.plot)
+    against = {f"default against {name}": row for name, row in claims(rows).items()}
+    return {**summarise(rows), **against} if options.json else against
+
+
 def _need_ray() -> None:
     try:
         import ray  # noqa: F401
@@ -169,6 +194,23 @@ def _parser() -> argparse.ArgumentParser:
     fanout.add_argument("--workers", type=int, default=2)
     fanout.add_argument("--set", action="append", help="override a key of the embedded plan")
     fanout.set_defaults(run=_fanout)
+
+    quality = commands.add_parser(
+        "search-quality",
+        parents=[common],
+        help="what searches reach at equal budgets; go on with the same command after a stop",
+    )
+    quality.add_argument("--searcher", action="append", help="pattern, e.g. 'nevergrad:*', 'ggl*'")
+    quality.add_argument("--budget", action="append", type=int, help="1000, 5000 and 25000")
+    quality.add_argument("--targets", type=int, default=20)
+    quality.add_argument("--defense", nargs="+", default=list(DEFENSES), choices=list(DEFENSES))
+    quality.add_argument(
+        "--results", type=Path, default=Path("search-quality.jsonl"), help="kept, and added to"
+    )
+    quality.add_argument("--markdown", type=Path, help="file for tables of all searchers")
+    quality.add_argument("--plot", type=Path, help="PNG to draw the curves in")
+    quality.add_argument("--curves", nargs="+", default=["gauss_newton", "sepcma", "ggl", "random"])
+    quality.set_defaults(run=_search_quality)
 
     scaling = commands.add_parser("scaling", parents=[common], help="growth of the cost")
     scaling.add_argument("--most", type=int, default=512, help="largest population and width")

@@ -1,6 +1,7 @@
 """The threat card: what an audit's attacker knows and does, in words."""
 
 from engine.attacks import AttackSettings
+from engine.attacks.searchers import is_white_box
 from engine.attacks.spaces import label_space
 from engine.plan import ClientPlan, GeneratorPlan, Plan
 
@@ -19,11 +20,17 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Defense": "its kind is known, its parameters are estimated from the observed update",
         "Search": f"{settings.searcher} in the space "
         f"{label_space(settings.space, settings.space_settings)}, {plan.attack.budget} candidate "
-        f"evaluations, preset {plan.attack.preset}, gradient-free",
+        f"evaluations, preset {plan.attack.preset}, {_describe_access(settings)}",
         "Loss": _describe_loss(settings),
         "Chooses by": "matching loss alone; no private image and no metric reaches the attack",
     }
     return [{"what": what, "how": how} for what, how in rows.items()]
+
+
+def _describe_access(settings: AttackSettings) -> str:
+    if is_white_box(settings.searcher):
+        return "white-box: along gradients through the generator and the target model"
+    return "gradient-free"
 
 
 def _describe_training(client: ClientPlan) -> str:

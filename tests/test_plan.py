@@ -234,7 +234,16 @@ def test_the_threat_card_names_what_the_attacker_knows():
 
     assert rows["Target model"] == "known: lenet (untrained, seed 5), in evaluation mode"
     assert "fashion-mnist" in rows["Prior"]
-    assert "sepcma in the space gaussian, 1000 candidate evaluations" in rows["Search"]
+    assert "gauss_newton in the space gaussian, 1000 candidate evaluations" in rows["Search"]
+    assert rows["Search"].endswith("gradient-free")
+
+
+def test_the_threat_card_says_when_an_attack_sees_more_than_a_server():
+    plan = plan_of(attack={"searcher": "adam"})
+
+    rows = {row["what"]: row["how"] for row in threat_card(plan)}
+
+    assert "white-box: along gradients through the generator" in rows["Search"]
 
 
 def test_the_space_of_a_search_is_shown_with_its_settings():

@@ -114,7 +114,7 @@ def test_every_attack_gives_a_whole_result(attack, lab):
 def test_every_attack_gives_a_whole_result_in_every_space(attack, space, images, lab):
     mapped = dataclasses.replace(lab, generator=build(MappedGenerator, 6))
     settings = AttackSettings(
-        searcher="random" if attack == "random_best" else "sepcma",
+        searcher="random" if attack == "random_best" else "gauss_newton",
         space=space,
         space_settings={"directions": 2} if space in ("principal", "random_embedding") else {},
         regulariser="none",

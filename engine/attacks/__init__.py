@@ -10,6 +10,7 @@ from engine.attacks.attack import (
 )
 from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.objective import GradientMatchingObjective, evaluate_together
+from engine.attacks.scores import Scores
 from engine.attacks.search import (
     Evaluation,
     History,
@@ -19,7 +20,6 @@ from engine.attacks.search import (
     run_search,
     run_steps,
 )
-from engine.attacks.sketches import Scores
 from engine.attacks.turns import run_in_turn
 
 __all__ = [

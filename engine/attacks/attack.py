@@ -33,7 +33,7 @@ class AttackSettings:
     """Everything that determines an attack besides its knowledge, budget and seed.
 
     Attributes:
-        searcher: ``family`` or ``family:optimizer``, e.g. ``sepcma``.
+        searcher: ``family`` or ``family:optimizer``, e.g. ``gauss_newton``.
         searcher_settings: Further arguments of the searcher.
         space: Name of the latent space, e.g. ``gaussian``; ``leaktune list spaces`` has all.
         space_settings: Its settings.
@@ -52,7 +52,7 @@ class AttackSettings:
             paper.
     """
 
-    searcher: str = "sepcma"
+    searcher: str = "gauss_newton"
     searcher_settings: Mapping[str, object] = field(default_factory=dict)
     space: str = "gaussian"
     space_settings: Mapping[str, object] = field(default_factory=dict)

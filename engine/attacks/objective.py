@@ -22,10 +22,13 @@ from engine.attacks.matching import (
     at_least_fewest,
     make_matcher,
 )
+from engine.attacks.scores import Scores
 from engine.attacks.search import Evaluation
-from engine.attacks.sketches import Scores, Sketch
+from engine.attacks.searchers.base import Detail
+from engine.attacks.sketches import Sketch
 from engine.defenses.base import Imitation
 from engine.errors import InputError
+from engine.federation.client import compute_update
 from engine.federation.update import Update
 
 
@@ -72,10 +75,32 @@ class GradientMatchingObjective:
         return self.scores(latents).losses
 
     @torch.no_grad()
-    def scores(self, latents: Tensor, *, sketched: bool = False) -> Scores:
-        """Returns losses, and sketches if asked for, of latents ``(C, d)``."""
+    def scores(self, latents: Tensor, wanted: Detail | None = None) -> Scores:
+        """Returns losses, and what is wanted beside them, of latents ``(C, d)``."""
         validate.shape(("C", "d"), latents=latents)
-        return evaluate_together([Evaluation(self, latents, sketched)])[0]
+        return evaluate_together([Evaluation(self, latents, wanted)])[0]
+
+    def _differentiated(self, latents: Tensor) -> Scores:
+        """Returns losses ``(C,)`` of latents ``(C, d)``, and their gradients ``(C, d)``.
+
+        White-box: differentiates generator, target model and imitated defense. Costs several
+        evaluations, in time and in memory.
+        """
+        with torch.enable_grad():
+            leaves = latents.detach().clone().requires_grad_()
+            labels, knowledge = self._labels(len(leaves)), self.knowledge
+            updates = compute_update(
+                knowledge.model,
+                knowledge.generate(leaves.reshape(-1, knowledge.latent_dim), labels),
+                labels,
+                images_per_client=len(self.labels),
+                training=knowledge.training,
+                differentiable=True,
+            )
+            distances = self.distance(self.imitate(updates), self.observed)
+            losses = distances + self.regulariser_weight * self.regulariser(leaves)
+            [gradients] = torch.autograd.grad(losses.sum(), [leaves])
+        return Scores(losses.detach(), gradients)
 
     @torch.no_grad()
     def loss_alone(self, latent: Tensor) -> Tensor:
@@ -171,7 +196,8 @@ class GradientMatchingObjective:
         """By how much sketches are too short, where they do not see all tensors."""
         if len(self._sketch.names) == len(self.observed.tensors):
             return 1.0
-        [images] = _generate([self], [self._classes.new_zeros(FEWEST, self._dim).float()])
+        some = next(iter(self.observed.tensors.values()))
+        images = self.generate(some.new_zeros(FEWEST, self._dim))
         updates = self.imitate(self.matcher.updates(images, self._labels(FEWEST)))
         squared = updates.squared_norms()
         weighted = squared * self.distance.factors(squared).square()
@@ -257,21 +283,37 @@ def evaluate_together(evaluations: Sequence[MatchingEvaluation]) -> list[Scores]
 
 def _joined_scores(parts: Sequence[Scores]) -> Scores:
     losses = _joined([part.losses for part in parts])
-    sketches = [part.sketches for part in parts if part.sketches is not None]
-    return Scores(losses, _joined(sketches) if sketches else None)
+    details = [part.details for part in parts if part.details is not None]
+    return Scores(losses, _joined(details) if details else None)
 
 
 def _score(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
     """Returns the scores of each objective's latents; none of them is empty."""
     padded = [one._replace(latents=at_least_fewest(one.latents)) for one in parts]
-    images = _generate([one.objective for one in padded], [one.latents for one in padded])
+    compared = [one for one in padded if one.wanted != "gradients"]
+    found = iter(_compared(compared) if compared else ())
+    scores = [
+        one.objective._differentiated(one.latents) if one.wanted == "gradients" else next(found)
+        for one in padded
+    ]
     return [
         Scores(
-            scores.losses[: len(one.latents)].to(one.latents.dtype)
-            + one.objective.regulariser_weight * one.objective.regulariser(one.latents),
-            None if scores.sketches is None else scores.sketches[: len(one.latents)],
+            each.losses[: len(one.latents)],
+            None if each.details is None else each.details[: len(one.latents)],
         )
-        for one, scores in zip(parts, _distances(padded, images), strict=True)
+        for one, each in zip(parts, scores, strict=True)
+    ]
+
+
+def _compared(evaluations: Sequence[MatchingEvaluation]) -> list[Scores]:
+    """Returns the scores of each, from one pass through generator and target model."""
+    images = _generate([one.objective for one in evaluations], [one.latents for one in evaluations])
+    return [
+        scores._replace(
+            losses=scores.losses.to(one.latents.dtype)
+            + one.objective.regulariser_weight * one.objective.regulariser(one.latents)
+        )
+        for one, scores in zip(evaluations, _distances(evaluations, images), strict=True)
     ]
 
 
@@ -304,7 +346,9 @@ def _distances(evaluations: Sequence[MatchingEvaluation], images: Sequence[Tenso
     return [
         one.objective._of_moments(moments[place], images[place], one.latents)
         if place in moments
-        else one.objective._between_updates(images[place], one.latents, sketched=one.sketched)
+        else one.objective._between_updates(
+            images[place], one.latents, sketched=one.wanted == "sketches"
+        )
         for place, one in enumerate(evaluations)
     ]
 
@@ -315,7 +359,11 @@ def _labels_of(evaluation: MatchingEvaluation) -> Tensor:
 
 def _observation_of(evaluation: MatchingEvaluation) -> Observation:
     objective = evaluation.objective
-    return objective._sketched_observation if evaluation.sketched else objective._observation
+    return (
+        objective._sketched_observation
+        if evaluation.wanted == "sketches"
+        else objective._observation
+    )
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

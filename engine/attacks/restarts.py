@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from engine.attacks.searchers.base import Searcher, SketchSearcher
+from engine.attacks.searchers.base import Detail, DetailSearcher, Searcher
 from engine.errors import PlanError
 from search_spaces.latent import View
 
@@ -68,10 +68,10 @@ class Restarts:
         return [place for place, one in enumerate(self._all) if one not in self._left]
 
     @property
-    def wants_sketches(self) -> bool:
-        """Whether the restart asked last wants sketches."""
+    def wants(self) -> Detail | None:
+        """What the restart asked last wants beside losses."""
         searcher = self._current.searcher
-        return isinstance(searcher, SketchSearcher) and searcher.wants_sketches
+        return searcher.wants if isinstance(searcher, DetailSearcher) else None
 
     def ask(self, candidates: int) -> np.ndarray:
         self._current = min(self._left, key=lambda one: one.spent)  # Of equal ones the first.
@@ -81,9 +81,9 @@ class Restarts:
         self._current.searcher.tell(points, losses)
         self._note(losses)
 
-    def tell_sketched(self, points: np.ndarray, losses: np.ndarray, sketches: np.ndarray) -> None:
-        assert isinstance(self._current.searcher, SketchSearcher)
-        self._current.searcher.tell_sketched(points, losses, sketches)
+    def tell_details(self, points: np.ndarray, losses: np.ndarray, details: np.ndarray) -> None:
+        assert isinstance(self._current.searcher, DetailSearcher)
+        self._current.searcher.tell_details(points, losses, details)
         self._note(losses)
 
     def _note(self, losses: np.ndarray) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.attacks.searchers.base import Searcher, SketchSearcher
-from engine.attacks.sketches import Scores
+from engine.attacks.scores import Scores
+from engine.attacks.searchers.base import Detail, DetailSearcher, Searcher
 from engine.errors import InputError
 from search_spaces.latent import LatentSpace
 
@@ -22,14 +22,14 @@ class Evaluation(NamedTuple, Generic[Objective]):
     """Latents that wait for their scores.
 
     Attributes:
-        objective: Maps latents to losses, and if sketches are wanted by ``scores`` to both.
+        objective: Maps latents to losses, and by ``scores`` to what is wanted beside them.
         latents: ``(C, d)``.
-        sketched: Whether sketches are wanted beside losses.
+        wanted: What is wanted beside losses.
     """
 
     objective: Objective
     latents: Tensor
-    sketched: bool = False
+    wanted: Detail | None = None
 
 
 # Yields what it needs evaluated and is sent the scores. So several searches can take their steps
@@ -43,12 +43,12 @@ class History:
 
     Attributes:
         losses: Every loss in the order evaluated, ``(evaluations,)`` float32.
-        sketches: The sketches of those candidates whose sketches were asked for, ``(n, m)``
-            float32, in the same order.
+        details: The details of those candidates of which some were wanted, ``(n, m)`` float32, in
+            the same order.
     """
 
     losses: np.ndarray
-    sketches: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    details: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Progress:
         best_loss: Lowest finite loss so far; ``inf`` if there is none.
         best_latent: Its latent ``(1, d)``, or None if there is none.
         losses: Every loss so far in the order evaluated, ``(evaluations,)`` float32.
-        sketches: Sketches of the batch's candidates ``(C, m)`` float32, if they were asked for.
+        details: Those of the batch's candidates ``(C, m)`` float32, if they were wanted.
         known: Whether the batch was restored, not evaluated.
     """
 
@@ -68,7 +68,7 @@ class Progress:
     best_loss: float
     best_latent: Tensor | None
     losses: np.ndarray
-    sketches: np.ndarray | None = None
+    details: np.ndarray | None = None
     known: bool = False
 
 
@@ -104,8 +104,8 @@ def run_steps(steps: Steps[Objective, Result]) -> Result:
 
 
 def _evaluate(wanted: Evaluation[Any]) -> Scores:
-    if wanted.sketched:
-        scores: Scores = wanted.objective.scores(wanted.latents, sketched=True)
+    if wanted.wanted is not None:
+        scores: Scores = wanted.objective.scores(wanted.latents, wanted.wanted)
         return scores
     return Scores(wanted.objective(wanted.latents))
 
@@ -148,14 +148,19 @@ def search_steps(
     while record.spent < budget and (not record.spent or time.monotonic() < end):
         points = searcher.ask(min(population, budget - record.spent))
         latents = space.to_latents(torch.from_numpy(points), searcher.view).float().to(device)
-        sketched = isinstance(searcher, SketchSearcher) and searcher.wants_sketches
-        restored = record.restore(len(points), sketched=sketched)
+        wanted = searcher.wants if isinstance(searcher, DetailSearcher) else None
+        restored = record.restore(len(points), detailed=wanted is not None)
         if not restored:
-            record.add((yield Evaluation(objective, latents, sketched)))
+            scores = yield Evaluation(objective, latents, wanted)
+            if wanted == "gradients":
+                scores = scores._replace(
+                    details=_by_points(scores.details, points, searcher, space)
+                )
+            record.add(scores)
         losses = record.last_losses
         told = tellable(losses, best_loss)
-        if isinstance(searcher, SketchSearcher) and sketched:
-            searcher.tell_sketched(points, told, record.last_sketches)
+        if isinstance(searcher, DetailSearcher) and wanted is not None:
+            searcher.tell_details(points, told, record.last_details)
         else:
             searcher.tell(points, told)
 
@@ -169,11 +174,23 @@ def search_steps(
                 best_loss,
                 best_latent,
                 record.losses[: record.spent],
-                record.last_sketches if sketched else None,
+                record.last_details if wanted is not None else None,
                 restored,
             )
         )
     return SearchResult(best_latent, best_loss, record.losses[: record.spent])
+
+
+def _by_points(
+    gradients: Tensor | None, points: np.ndarray, searcher: Searcher, space: LatentSpace
+) -> Tensor:
+    """Returns the gradients of losses by the searcher's points, from those by latents."""
+    assert gradients is not None
+    with torch.enable_grad():
+        leaves = torch.from_numpy(points).requires_grad_()
+        latents = space.to_latents(leaves, searcher.view)
+        [found] = torch.autograd.grad(latents, [leaves], gradients.cpu().to(latents.dtype))
+    return found
 
 
 class _Record:
@@ -183,7 +200,7 @@ class _Record:
         losses: ``(budget,)`` float32, the first ``spent`` of them filled.
         spent: Candidates told.
         last_losses: Those of the last batch, ``(C,)``.
-        last_sketches: Those of the last batch that had some, ``(C, m)``.
+        last_details: Details of the last batch that had some, ``(C, m)``.
 
     Raises:
         InputError: For more known losses than the budget.
@@ -196,28 +213,28 @@ class _Record:
                 f"got {len(known.losses)}."
             )
         self.losses = np.empty(budget, dtype=np.float32)
-        self.spent, self._sketched = 0, 0
-        self.last_losses = self.last_sketches = np.empty(0, dtype=np.float32)
+        self.spent, self._detailed = 0, 0
+        self.last_losses = self.last_details = np.empty(0, dtype=np.float32)
         self._known = known
 
-    def restore(self, candidates: int, *, sketched: bool) -> bool:
+    def restore(self, candidates: int, *, detailed: bool) -> bool:
         """Takes a batch from what is known; returns whether all of it was there."""
-        stop, stop_sketched = self.spent + candidates, self._sketched + candidates
+        stop, stop_details = self.spent + candidates, self._detailed + candidates
         if stop > len(self._known.losses):
             return False
-        if sketched and stop_sketched > len(self._known.sketches):
+        if detailed and stop_details > len(self._known.details):
             return False
         self._take(self._known.losses[self.spent : stop])
-        if sketched:
-            self.last_sketches = self._known.sketches[self._sketched : stop_sketched]
-            self._sketched = stop_sketched
+        if detailed:
+            self.last_details = self._known.details[self._detailed : stop_details]
+            self._detailed = stop_details
         return True
 
     def add(self, scores: Scores) -> None:
         """Takes a batch that was evaluated."""
         self._take(scores.losses.cpu().numpy())
-        if scores.sketches is not None:
-            self.last_sketches = scores.sketches.cpu().float().numpy()
+        if scores.details is not None:
+            self.last_details = scores.details.cpu().float().numpy()
 
     def _take(self, losses: np.ndarray) -> None:
         self.last_losses = losses.astype(np.float32)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,19 +12,6 @@ from engine.federation.update import Update, entries
 
 # Numbers of a sketch. It errs by about sqrt(2 / SIZE) of a squared distance.
 SIZE: Final = 1024
-
-
-class Scores(NamedTuple):
-    """What an evaluation finds.
-
-    Attributes:
-        losses: ``(C,)``; lower is better.
-        sketches: ``(C, m)``, if they were asked for: the squared distance of two is about by how
-            much the losses would tell one candidate from the other, were it the observed one.
-    """
-
-    losses: Tensor
-    sketches: Tensor | None = None
 
 
 @dataclass(frozen=True)

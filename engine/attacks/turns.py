@@ -9,8 +9,8 @@ from engine.attacks.objective import (
     MatchingEvaluation,
     evaluate_together,
 )
+from engine.attacks.scores import Scores
 from engine.attacks.search import Steps
-from engine.attacks.sketches import Scores
 
 Result = TypeVar("Result")
 

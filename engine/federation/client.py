@@ -53,6 +53,7 @@ def compute_update(
     images_per_client: int = 1,
     training: LocalTraining = FEDSGD,
     chunk_size: int | None = None,
+    differentiable: bool = False,
 ) -> Update:
     """Returns the updates of ``C`` clients that hold ``B`` images each.
 
@@ -69,6 +70,7 @@ def compute_update(
         training: How a client comes from its images to its update.
         chunk_size: Clients whose updates are computed at once; all of them if None. Changes
             speed and memory, not results beyond float rounding.
+        differentiable: Whether updates keep how they came from the images, for white-box attacks.
 
     Raises:
         InputError: If the images do not divide into clients.
@@ -98,8 +100,10 @@ def compute_update(
         assert total is not None
         return total
 
-    with torch.no_grad():
-        if len(images) == images_per_client:  # Works for models that vmap does not.
+    with torch.set_grad_enabled(differentiable):
+        if (
+            len(images) == images_per_client and not differentiable
+        ):  # Works for models that vmap does not.
             update = client(images, labels, _by_autograd(loss))
             return Update({name: tensor[None] for name, tensor in update.items()})
         return Update(

@@ -299,3 +299,14 @@ def test_the_attack_finds_a_planted_image_among_mapped_latents(model, knowledge)
 
     assert found.loss < 0.01 * median_prior_loss(objective)
     torch.testing.assert_close(found.latent, mapped, rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("space", ["gaussian", "tanh", "shell", "box"])
+def test_adam_goes_down_the_gradient_in_any_space(planted, knowledge, space):
+    attack = AttackSettings(searcher="adam", space=space)
+    objective = prepare_objective(planted, knowledge, attack)
+
+    found = run_attack(objective, attack, budget=400, seed=0)
+
+    assert found.loss < 0.1 * np.median(found.losses[: found.population])
+    assert objective(found.latent).item() == pytest.approx(found.loss, rel=1e-3)

@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 
 import pytest
@@ -8,23 +7,17 @@ from engine.attacks import Evaluation, GradientMatchingObjective, evaluate_toget
 from engine.attacks.distances import cosine, squared_l2
 from engine.attacks.regularisers import prior
 from engine.defenses import (
-    ClientContext,
     Clipping,
-    ClippingPerLayer,
-    GaussianNoise,
     NoDefense,
-    Soteria,
     Sparsification,
-    apply_defenses,
 )
-from engine.defenses.base import estimate_imitations
 from engine.errors import InputError
 from engine.federation import Update, compute_update
 from engine.federation.update import entries
+from tests.attacks.conftest import CHAINS, PLANTED, latents_around
 from tests.attacks.matching.oracle import losses
 from tests.conftest import seeded
 
-PLANTED = torch.tensor([[0.3, -0.7, 0.9]])
 LABEL = torch.tensor([2])
 
 
@@ -121,58 +114,6 @@ def test_unbatched_latents_are_refused(planted):
         planted(torch.zeros(3))
 
 
-CHAINS = {
-    "none": (NoDefense(),),
-    "clipping": (Clipping(max_norm=0.1),),
-    "clipping by layer": (ClippingPerLayer(max_norm=0.05),),
-    "noise": (GaussianNoise(std=0.001),),
-    "mask": (Sparsification(percent=70),),
-    "columns": (Soteria(percent=40),),
-    "mask, then clipping": (Sparsification(percent=70), Clipping(max_norm=0.1)),
-    "clipping, then mask": (Clipping(max_norm=0.1), Sparsification(percent=70)),
-    "columns, then clipping, then noise": (
-        Soteria(percent=40),
-        Clipping(max_norm=0.1),
-        GaussianNoise(std=0.001),
-    ),
-}
-
-
-@pytest.fixture
-def make_objective(knowledge, model, head, generator):
-    """Makes objectives in double precision whose minimiser is the planted latent."""
-    model, generator = copy.deepcopy(model).double(), copy.deepcopy(generator).double()
-    in_double = dataclasses.replace(knowledge, model=model, generate=generator)
-
-    def make(chain="none", distance=squared_l2, labels=(2,), published_code=False, **changes):
-        images = generator(PLANTED.double().repeat(len(labels), 1), torch.tensor(labels))
-        classes = torch.tensor(labels)
-        update = compute_update(model, images, classes, images_per_client=len(labels))
-        client = ClientContext(model, head, images[:1], classes[:1])
-        observed = apply_defenses(CHAINS[chain], update, client=client, rng=seeded(3))
-        imitation = estimate_imitations(
-            [defense.name for defense in CHAINS[chain]],
-            observed,
-            head=head,
-            published_code=published_code,
-        )
-        return GradientMatchingObjective(
-            observed=observed,
-            labels=tuple(labels),
-            knowledge=in_double,
-            imitate=imitation,
-            distance=distance,
-            **changes,
-        )
-
-    return make
-
-
-def latents_around(scale, labels=1, candidates=9):
-    steps = torch.randn(candidates, 3 * labels, generator=seeded(5), dtype=torch.float64)
-    return PLANTED.double().repeat(1, labels) + scale * steps
-
-
 @pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4])
 @pytest.mark.parametrize("distance", [squared_l2, cosine])
 @pytest.mark.parametrize("chain", CHAINS)
@@ -247,7 +188,7 @@ def test_objectives_evaluated_together_give_what_each_gives_alone(make_objective
 
     for found, objective, some in zip(together, objectives, latents, strict=True):
         torch.testing.assert_close(found.losses, objective(some), rtol=1e-12, atol=0)
-        assert found.sketches is None
+        assert found.details is None
 
 
 @pytest.mark.parametrize(
@@ -279,3 +220,34 @@ def test_a_generator_whose_images_do_not_fit_is_refused(planted, knowledge, gene
 
     with pytest.raises(InputError, match=got):
         dataclasses.replace(planted, knowledge=spoiled)(random_latents(2))
+
+
+@pytest.mark.parametrize("regulariser", [None, prior])
+@pytest.mark.parametrize("distance", [squared_l2, cosine])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_gradients_by_the_latent_are_those_of_differences(
+    make_objective, chain, distance, regulariser
+):
+    changes = {"regulariser": regulariser, "regulariser_weight": 0.1} if regulariser else {}
+    objective = make_objective(chain, distance, **changes)
+    latents = latents_around(0.5, candidates=8)
+
+    losses, gradients = objective.scores(latents, "gradients")
+
+    torch.testing.assert_close(losses, objective(latents))
+    step = 1e-5
+    for place in range(3):
+        away = torch.zeros_like(latents)
+        away[:, place] = step
+        slope = (objective(latents + away) - objective(latents - away)) / (2 * step)
+        torch.testing.assert_close(gradients[:, place], slope, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_of_batches_are_by_all_of_their_images(make_objective):
+    objective = make_objective("none", labels=(2, 0))
+    latents = latents_around(0.3, labels=2, candidates=8)
+
+    _, gradients = objective.scores(latents, "gradients")
+
+    assert gradients.shape == (8, 6)
+    assert (gradients.abs().amax(0) > 0).all()

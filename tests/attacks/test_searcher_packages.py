@@ -118,12 +118,12 @@ def test_all_families_are_listed_with_versions_and_found_here():
     rows = list_searchers()
 
     assert {row.family for row in rows} == {
-        *("ax", "cma", "nevergrad", "optuna", "random", "sepcma", "turbo")
+        *("adam", "ax", "cma", "gauss_newton", "nevergrad", "optuna", "random", "sepcma", "turbo")
     }
     assert all(row.available and row.version and row.summary.endswith(".") for row in rows)
-    assert {row.version for row in rows if row.family in ("random", "sepcma")} == {
-        engine.__version__
-    }
+    assert {
+        row.version for row in rows if row.family in ("adam", "gauss_newton", "random", "sepcma")
+    } == {engine.__version__}
 
 
 def test_what_is_missing_is_listed_as_such(monkeypatch):

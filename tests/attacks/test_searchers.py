@@ -18,6 +18,14 @@ class TestRandom(SearcherContract):
     name = "random"
 
 
+class TestAdam(SearcherContract):
+    name = "adam"
+
+
+class TestGaussNewton(SearcherContract):
+    name = "gauss_newton"
+
+
 class TestSepCma(SearcherContract):
     name = "sepcma"
 

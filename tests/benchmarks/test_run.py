@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run
+from benchmarks import quality_report, run
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--json", "--rounds", "1", "--threads", "1"]
@@ -46,6 +46,89 @@ def test_searcher_measures_its_share_of_a_generation(capsys):
 
     assert len(found["cases"]) == 2
     assert all(0 < row["searcher_share"] < 1 for row in found["cases"].values())
+
+
+QUALITY = ["search-quality", *SMALL, "--targets", "1", "--budget", "60", "--defense", "clipping"]
+
+
+def test_search_quality_looks_at_every_searcher_asked_for_at_equal_budgets(capsys, tmp_path):
+    results, plot, tables = tmp_path / "r.jsonl", tmp_path / "curves.png", tmp_path / "t.md"
+    files = ["--results", str(results), "--plot", str(plot), "--markdown", str(tables)]
+    searchers = ["--searcher", "ggl*", "--searcher", "sepcma", "--searcher", "gauss_newton"]
+
+    rows = results_of(capsys, *QUALITY, *searchers, *files)["cases"]
+
+    assert set(rows) == {
+        f"{name}/clipping/60" for name in ("ggl", "ggl preset", "sepcma", "gauss_newton")
+    }
+    assert min(row["excess"] for row in rows.values()) == 0
+    assert all(row["n"] == 1 and 0 < row["searcher_share"] < 1 for row in rows.values())
+    assert all(0 < row["loss"] < 1 and 5 < row["psnr"]["mean"] < 40 for row in rows.values())
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "| gauss_newton |" in tables.read_text(encoding="utf-8")
+
+
+def test_search_quality_goes_on_where_it_was_stopped(capsys, tmp_path):
+    results = tmp_path / "r.jsonl"
+    arguments = [*QUALITY, "--searcher", "sepcma", "--results", str(results)]
+    first = results_of(capsys, *arguments)["cases"]
+    kept = results.read_text(encoding="utf-8")
+    results.write_text(kept + '{"searcher": "cut o', encoding="utf-8")
+
+    again = results_of(capsys, *arguments, "--defense", "clipping", "none")["cases"]
+
+    assert again["sepcma/clipping/60"] == first["sepcma/clipping/60"]
+    assert set(again) == {"sepcma/clipping/60", "sepcma/none/60"}
+    assert results.read_text(encoding="utf-8").startswith(kept)
+
+
+def search_found(searcher, losses, *, target=0, curve=()):
+    """Returns a row of results as a search leaves it."""
+    looks = {
+        str(budget): {"loss": loss, "psnr": 20.0, "identified": 1.0}
+        for budget, loss in losses.items()
+    }
+    return {
+        "searcher": searcher,
+        "defense": "none",
+        "target": target,
+        "budget": max(losses),
+        "seconds": 1.0,
+        "searcher_share": 0.1,
+        "curve": [list(point) for point in curve],
+        "prior": 1.0,
+        "at": looks,
+    }
+
+
+def test_the_default_is_held_against_the_published_search_on_the_same_updates():
+    rows = [
+        search_found("ggl", {1_000: 0.5, 25_000: 0.2}),
+        search_found("ggl", {1_000: 0.5, 25_000: 0.2}, target=1),
+        search_found("gauss_newton", {1_000: 0.3, 25_000: 0.1}, curve=[(100, 0.4), (3_000, 0.2)]),
+        search_found("gauss_newton", {1_000: 0.6, 25_000: 0.1}, target=1, curve=[(500, 0.1)]),
+    ]
+
+    found = quality_report.claims(rows)["ggl/none"]
+
+    assert found["n"] == 2
+    assert found["reached_after"] == (3_000 + 500) / 2
+    assert found["within_aim"] == 0.5
+    assert found["wins"] == {"1000": 0.5, "25000": 1.0}
+
+
+def test_an_excess_is_of_what_lies_between_the_prior_and_the_lowest_loss_of_the_same_update():
+    rows = [
+        search_found("sepcma", {1_000: 0.2}),
+        search_found("random", {1_000: 0.6}),
+        search_found("cma:full", {1_000: 0.4}),
+    ]
+
+    found = quality_report.summarise(rows)
+
+    assert found["sepcma/none/1000"]["excess"] == 0
+    assert found["random/none/1000"]["excess"] == pytest.approx(0.5)
+    assert found["cma:full/none/1000"]["excess"] == pytest.approx(0.25)
 
 
 def test_generator_measures_speed_and_error_by_precision(capsys):
@@ -99,7 +182,7 @@ import sys
 for name in {hidden!r}:
     sys.modules[name] = None
 sys.path.insert(0, {str(ROOT)!r})
-from benchmarks import run
+from benchmarks import quality_report, run
 sys.exit(run.main({[*OBJECTIVE, "lenet/squared_l2"]!r}))
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

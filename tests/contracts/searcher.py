@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from engine.attacks.searchers import make_searcher
+from engine.attacks.searchers.base import DetailSearcher
 
 DIM = 4
 BUDGET = 64
@@ -25,6 +26,20 @@ def bowl(points):
     return ((points - 0.5) ** 2).sum(axis=1)
 
 
+def tell(searcher, points, losses):
+    """Tells losses, and what is wanted beside them: sketches or gradients of the bowl.
+
+    Its sketches are those whose squared length it is.
+    """
+    if isinstance(searcher, DetailSearcher) and searcher.wants:
+        scale = {"sketches": 1, "gradients": 2}[searcher.wants]
+        details = (scale * (points - 0.5)).astype(np.float32)
+        searcher.tell_details(points, losses, details)
+        details[:] = 99.0  # They are the caller's, who may use them again.
+    else:
+        searcher.tell(points, losses)
+
+
 def digest(name):
     """Returns a hash of everything a searcher asks in four rounds on a bowl."""
     searcher = make_searcher(name, dim=DIM, budget=BUDGET, seed=11)
@@ -32,7 +47,7 @@ def digest(name):
     for _ in range(4):
         points = searcher.ask(searcher.preferred_population)
         asked.update(points.tobytes())
-        searcher.tell(points, bowl(points))
+        tell(searcher, points, bowl(points))
     return asked.hexdigest()
 
 
@@ -83,7 +98,7 @@ class SearcherContract:
         for _ in range(count):
             points = searcher.ask(searcher.preferred_population)
             losses = bowl(points)
-            searcher.tell(points, losses)
+            tell(searcher, points, losses)
             asked.append(points.copy())
             told.append(losses)
         return asked, told
@@ -93,7 +108,7 @@ class SearcherContract:
 
         for candidates in (1, 5, 3, searcher.preferred_population):
             points = searcher.ask(candidates)
-            searcher.tell(points, bowl(points))
+            tell(searcher, points, bowl(points))
 
             assert points.shape == (candidates, DIM)
             assert points.dtype == np.float64
@@ -105,7 +120,7 @@ class SearcherContract:
 
     def test_points_of_one_ask_differ(self):
         searcher = self.make(seed=0)
-        searcher.tell(searcher.ask(1), np.ones(1))
+        tell(searcher, searcher.ask(1), np.ones(1))
 
         assert len(np.unique(searcher.ask(8), axis=0)) == 8
 
@@ -114,7 +129,7 @@ class SearcherContract:
         points, losses = searcher.ask(8), np.arange(8.0)[::-1].copy()
         points_before, losses_before = points.copy(), losses.copy()
 
-        searcher.tell(points, losses)
+        tell(searcher, points, losses)
 
         np.testing.assert_array_equal(points, points_before)
         np.testing.assert_array_equal(losses, losses_before)
@@ -126,8 +141,8 @@ class SearcherContract:
             points, same = kept.ask(8), overwritten.ask(8)
             np.testing.assert_array_equal(points, same)
             losses = bowl(points)
-            kept.tell(points, losses.copy())
-            overwritten.tell(same, losses)
+            tell(kept, points, losses.copy())
+            tell(overwritten, same, losses)
             same[:], losses[:] = 99.0, -1.0
 
     def test_equal_seeds_agree(self):
@@ -167,7 +182,7 @@ class SearcherContract:
         _, told = self.rounds(searcher, rounds)
 
         for losses in told:
-            restored.tell(restored.ask(len(losses)), losses)
+            tell(restored, restored.ask(len(losses)), losses)
 
         np.testing.assert_array_equal(searcher.ask(8), restored.ask(8))
 
@@ -176,7 +191,7 @@ class SearcherContract:
         searcher = self.make(seed=0)
 
         for _ in range(4):
-            searcher.tell(searcher.ask(8), losses)
+            tell(searcher, searcher.ask(8), losses)
 
         self.assert_inside(searcher.ask(8), searcher)
 
@@ -186,7 +201,7 @@ class SearcherContract:
             for _ in range(3):
                 points = searcher.ask(searcher.preferred_population)
                 self.assert_inside(points, searcher, dim)
-                searcher.tell(points, bowl(points))
+                tell(searcher, points, bowl(points))
 
     def test_learns_from_one_candidate_at_a_time(self):
         settings = {} if self.name == "random" else {"population": 1}
@@ -195,14 +210,14 @@ class SearcherContract:
         for _ in range(25):
             points = searcher.ask(1)
             self.assert_inside(points, searcher)
-            searcher.tell(points, bowl(points))
+            tell(searcher, points, bowl(points))
 
     @pytest.mark.parametrize("budget", [1, 3])
     def test_a_budget_may_be_smaller_than_the_population(self, budget):
         searcher = self.make(seed=0, budget=budget)
 
         points = searcher.ask(budget)
-        searcher.tell(points, bowl(points))
+        tell(searcher, points, bowl(points))
 
         self.assert_inside(points, searcher)
 
@@ -212,7 +227,7 @@ class SearcherContract:
         for _ in range(5):
             points = searcher.ask(searcher.preferred_population)
             self.assert_inside(points, searcher)
-            searcher.tell(points, np.full(len(points), 0.25))
+            tell(searcher, points, np.full(len(points), 0.25))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Latent searchers behind one ask/tell protocol, one file a library."""
 
 from engine import validate
+from engine.attacks.searchers.adam_searcher import AdamSearcher
 from engine.attacks.searchers.ax_searcher import AxSearcher
 from engine.attacks.searchers.base import SEARCHERS, Searcher
 from engine.attacks.searchers.cma_searcher import CmaSearcher
@@ -15,6 +16,7 @@ from engine.errors import PlanError
 
 __all__ = [
     "SEARCHERS",
+    "AdamSearcher",
     "AxSearcher",
     "CmaSearcher",
     "GaussNewtonSearcher",
@@ -25,6 +27,7 @@ __all__ = [
     "Searcher",
     "SepCmaSearcher",
     "TurboSearcher",
+    "is_white_box",
     "list_searchers",
     "make_searcher",
 ]
@@ -50,3 +53,8 @@ def make_searcher(name: str, *, dim: int, budget: int, seed: int, **settings: ob
     if optimizer:
         settings["optimizer"] = optimizer
     return SEARCHERS.make(family, dim=dim, budget=budget, seed=seed, **settings)
+
+
+def is_white_box(name: str) -> bool:
+    """Tells whether a searcher differentiates generator and target model."""
+    return getattr(SEARCHERS.get(name.partition(":")[0]), "wants", None) == "gradients"

@@ -1,11 +1,15 @@
 """The ask/tell protocol of latent searchers, and their registry."""
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from engine.registry import Registry
 from search_spaces.latent import View
+
+# Of a candidate, beside its loss: a sketch of its update (see ``engine/attacks/sketches.py``), or
+# the loss's gradient, for which generator and target model are differentiated.
+Detail = Literal["sketches", "gradients"]
 
 
 class Searcher(Protocol):
@@ -34,19 +38,25 @@ class Searcher(Protocol):
 
 
 @runtime_checkable
-class SketchSearcher(Searcher, Protocol):
-    """A searcher that can learn from sketches of candidates' updates beside their losses.
+class DetailSearcher(Searcher, Protocol):
+    """A searcher that learns from more of a candidate than its loss.
 
     Attributes:
-        wants_sketches: Whether it does of the points asked last.
+        wants: What it wants beside the losses of the points asked last; None if nothing, and then
+            they are told by ``tell``.
     """
 
-    wants_sketches: bool
+    @property
+    def wants(self) -> Detail | None: ...
 
-    def tell_sketched(self, points: np.ndarray, losses: np.ndarray, sketches: np.ndarray) -> None:
-        """Reports losses and sketches ``(candidates, m)`` of the points asked last.
+    def tell_details(self, points: np.ndarray, losses: np.ndarray, details: np.ndarray) -> None:
+        """Reports losses and details of the points asked last.
 
-        A candidate whose loss was not finite has a sketch that is not.
+        Args:
+            points: ``(candidates, dim)``.
+            losses: ``(candidates,)``, all finite.
+            details: Sketches ``(candidates, m)``, or gradients of the losses by the points
+                ``(candidates, dim)``. Not finite where the loss was not.
         """
 
 

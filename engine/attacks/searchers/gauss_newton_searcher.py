@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from engine import validate
-from engine.attacks.searchers.base import SEARCHERS
+from engine.attacks.searchers.base import SEARCHERS, Detail
 from engine.attacks.searchers.curvature import Model, fit_model
 from engine.attacks.searchers.separable import SeparableDistribution, SeparableEvolution
 from search_spaces.latent import View
@@ -24,7 +24,9 @@ SMALLEST_GENERATION: Final = 2 * len(DAMPINGS)
 MEMORY: Final = 4
 # Evaluations of a descent, in coordinates: by Gauss-Newton, and with what follows.
 STEPS: Final = 16
-DESCENT: Final = 80
+DESCENT: Final = 160
+# How much wider the evolution begins than the samples were drawn: it looks for better minima.
+WIDENING: Final = 3.0
 
 
 @SEARCHERS.register("gauss_newton")
@@ -68,16 +70,16 @@ class GaussNewtonSearcher:
         self._told = 0
 
     @property
-    def wants_sketches(self) -> bool:
-        return isinstance(self._phase, _Steps)
+    def wants(self) -> Detail | None:
+        return "sketches" if isinstance(self._phase, _Steps) else None
 
     def ask(self, candidates: int) -> np.ndarray:
         return self._phase.ask(candidates, self._rng)
 
-    def tell_sketched(self, points: np.ndarray, losses: np.ndarray, sketches: np.ndarray) -> None:
+    def tell_details(self, points: np.ndarray, losses: np.ndarray, details: np.ndarray) -> None:
         assert isinstance(self._phase, _Steps)
         self._told += len(points)
-        learnt = self._phase.tell(_Candidates(points.copy(), losses.copy(), sketches.copy()))
+        learnt = self._phase.tell(_Candidates(points.copy(), losses.copy(), details.copy()))
         if learnt and self._told >= STEPS * self._dim:
             self._phase = self._phase.evolution()
 
@@ -161,7 +163,7 @@ class _Steps:
         if self._model is None:
             start = SeparableDistribution.around_zeros(dim, self._sigma)
             return _Evolution(self._centre, np.eye(dim), SeparableEvolution(start, population))
-        scales = self._model.deviations(self._damping, self._sigma)
+        scales = WIDENING * self._model.deviations(self._damping, self._sigma)
         start = SeparableDistribution.around_zeros(dim, 1.0, scales)
         evolution = SeparableEvolution(start, population)
         return _Evolution(self._model.centre, self._model.basis, evolution)

@@ -1,0 +1,250 @@
+"""How good searches are at equal budgets: every searcher, several targets, the paper's defenses."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+
+from engine import assets
+from engine.attacks import (
+    PRESETS,
+    AttackSettings,
+    GradientMatchingObjective,
+    Progress,
+    prepare_objective,
+    run_search,
+)
+from engine.attacks.searchers import Searcher, list_searchers, make_searcher
+from engine.attacks.spaces import space_of
+from engine.federation import find_head, make_target_model
+from engine.federation.private_images import load_private_images
+from engine.generators import load_generator
+from engine.scoring.assignment import assign
+from engine.scoring.evaluation_classifier import load_classifier
+from engine.scoring.reconstructions import score
+from engine.seeding import stream_seed
+from engine.trial import Lab, TrialSpec, knowledge_of, observe
+
+BUDGETS: Final = (1_000, 5_000, 25_000)
+# The paper's four defenses, as the embedded plan has them, and none.
+DEFENSES: Final[Mapping[str, tuple[tuple[str, Mapping[str, object]], ...]]] = {
+    "none": (("none", {}),),
+    "gaussian_noise": (("gaussian_noise", {"std": 0.1}),),
+    "clipping": (("clipping", {"max_norm": 4.0}),),
+    "sparsification": (("sparsification", {"percent": 90.0}),),
+    "soteria": (("soteria", {"percent": 80.0}),),
+}
+# Largest budget of searchers that are too slow for the others, by name or family.
+AFFORDABLE: Final = {
+    "nevergrad": 5_000,
+    "nevergrad:OnePlusOne": 1_000,
+    "optuna": 1_000,
+    "turbo": 1_000,
+    "optuna:GP": 0,
+    "ax": 0,
+}
+CURVE_POINTS: Final = 40
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A searcher under the name the results have.
+
+    Attributes:
+        name: Of a searcher; ``ggl`` for the search of the published code, ``ggl preset`` for all
+            of it, its own loss included.
+        settings: How it attacks.
+        budgets: Those it is run at.
+    """
+
+    name: str
+    settings: AttackSettings
+    budgets: tuple[int, ...]
+
+    @property
+    def runs(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Budgets to run, and at which evaluations of each to look.
+
+        One run for all of them, unless the searcher plans by the budget.
+        """
+        if self.name.startswith("nevergrad:"):
+            return tuple((budget, (budget,)) for budget in self.budgets)
+        return ((max(self.budgets), self.budgets),)
+
+
+def contestants(patterns: Sequence[str], budgets: Sequence[int]) -> list[Contestant]:
+    """Returns those whose name matches one of the patterns, at the budgets they can afford."""
+    import fnmatch
+
+    ggl = PRESETS["ggl"]
+    published = replace(
+        AttackSettings(),
+        searcher=ggl.searcher,
+        searcher_settings=ggl.searcher_settings,
+        space=ggl.space,
+    )
+    found = {"ggl": published, "ggl preset": ggl}
+    found |= {row.name: AttackSettings(searcher=row.name) for row in list_searchers()}
+    chosen = []
+    for name, settings in found.items():
+        most = AFFORDABLE.get(name, AFFORDABLE.get(name.partition(":")[0], max(BUDGETS)))
+        within = tuple(budget for budget in budgets if budget <= most)
+        if within and any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            chosen.append(Contestant(name, settings, within))
+    return chosen
+
+
+def embedded_lab() -> Lab:
+    """Returns the models and images of the embedded default."""
+    generator = load_generator(assets.asset("fashion-mnist", "generator"))
+    shape, classes = generator.image_shape, generator.classes
+    model = make_target_model("lenet", image_shape=shape, classes=classes, seed=0)
+    return Lab(
+        model=model,
+        head=find_head(model, shape),
+        generator=generator,
+        private=load_private_images(assets.asset("fashion-mnist", "private_images")),
+        classifier=load_classifier(assets.asset("fashion-mnist", "classifier")),
+    )
+
+
+def search_all(
+    chosen: Sequence[Contestant], targets: Sequence[int], defenses: Sequence[str], path: Path
+) -> Iterator[dict[str, Any]]:
+    """Runs every search that ``path`` does not hold yet, appends each to it, and yields it."""
+    lab = embedded_lab()
+    _drop_torn_line(path)
+    done = {(row["searcher"], row["defense"], row["target"], row["budget"]) for row in read(path)}
+    for target in targets:
+        for defense in defenses:
+            for one in chosen:
+                for budget, looks in one.runs:
+                    if (one.name, defense, target, budget) in done:
+                        continue
+                    row = _search(one, lab, defense, target, budget, looks)
+                    with path.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+                    yield row
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line that a crash left without its end."""
+    if path.is_file():
+        whole = path.read_bytes().rpartition(b"\n")
+        path.write_bytes(whole[0] + whole[1])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Returns the searches a file of results holds; a line cut off by a crash is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+@dataclass
+class _Looks:
+    """Keeps the best latent at some evaluations of a search."""
+
+    at: tuple[int, ...]
+    latents: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, progress: Progress) -> None:
+        for budget in self.at:
+            if progress.evaluations <= budget and progress.best_latent is not None:
+                self.latents[budget] = progress.best_latent
+
+
+class _Timed:
+    """A searcher whose own time is counted."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher, self.seconds = searcher, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._searcher, name)
+        if name not in ("ask", "tell", "tell_details"):
+            return found
+
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = found(*arguments)
+            self.seconds += time.perf_counter() - started
+            return result
+
+        return timed
+
+
+def _search(
+    one: Contestant, lab: Lab, defense: str, target: int, budget: int, looks: tuple[int, ...]
+) -> dict[str, Any]:
+    """Runs one search and scores what it had found at each of ``looks`` evaluations."""
+    spec = TrialSpec(
+        id="",
+        attack="ggl",
+        defense=DEFENSES[defense],
+        settings=AttackSettings(),
+        target=target,
+        budget=budget,
+        seed=0,
+    )
+    observed, _ = observe(spec, lab, target)
+    knowledge = knowledge_of(spec, lab)
+    objective = prepare_objective(observed, knowledge, one.settings)
+    common = prepare_objective(observed, knowledge, spec.settings)
+    seed = stream_seed(0, "ggl", target)
+    space = space_of(
+        one.settings.space,
+        one.settings.space_settings,
+        objective.knowledge,
+        labels=objective.labels,
+        seed=stream_seed(seed, "space"),
+    )
+    searcher = make_searcher(
+        one.settings.searcher,
+        dim=space.dim,
+        budget=budget,
+        seed=stream_seed(seed, "searcher"),
+        **one.settings.searcher_settings,
+    )
+    timed, seen = _Timed(searcher), _Looks(looks)
+    started = time.perf_counter()
+    found = run_search(
+        objective,
+        timed,
+        space,
+        budget=budget,
+        population=min(searcher.preferred_population, budget),
+        on_batch=seen,
+    )
+    seconds = time.perf_counter() - started
+    best = np.fmin.accumulate(found.losses)
+    points = np.unique(np.geomspace(10, budget, CURVE_POINTS).astype(int))
+    return {
+        "searcher": one.name,
+        "defense": defense,
+        "target": target,
+        "budget": budget,
+        "seconds": seconds,
+        "searcher_share": timed.seconds / seconds,
+        "curve": [[int(n), float(best[n - 1])] for n in points],
+        "prior": float(np.nanmedian(found.losses[:50])),
+        "at": {
+            str(at): {"loss": float(common(latent)[0]), **_scored(objective, latent, lab, target)}
+            for at, latent in seen.latents.items()
+        },
+    }
+
+
+def _scored(
+    objective: GradientMatchingObjective, latent: Tensor, lab: Lab, target: int
+) -> dict[str, float]:
+    client = lab.private.of_client(target, 1)
+    images = assign(objective.generate(latent)[None], client.images)
+    found = score(images, client, model=lab.model, head=lab.head, classifier=lab.classifier)
+    return {"psnr": found.metrics["psnr"], "identified": found.hits["top1"]}
