@@ -16,7 +16,7 @@ from rich.console import Console
 from engine import tuning
 from engine.errors import AuditError, InputError
 from engine.history_file import remove_histories
-from engine.lab import check_plan, input_hashes, trial_specs
+from engine.lab import check_plan, input_hashes, searched_space, trial_specs
 from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
@@ -145,7 +145,7 @@ def run_audit(
         folder.append_event("audit_resumed", done=len(finished_trials(folder, plan)))
     uploader = _start_tracking(folder, plan)
     try:
-        _run_remaining(folder, plan, address, console)
+        _run_remaining(folder, plan, lab, address, console)
         summary = conclude_audit(folder, plan, lab)
     except AuditError:
         folder.append_event("audit_interrupted")
@@ -155,7 +155,9 @@ def run_audit(
     return summary
 
 
-def _run_remaining(folder: RunFolder, plan: Plan, address: str | None, console: Console) -> None:
+def _run_remaining(
+    folder: RunFolder, plan: Plan, lab: Lab, address: str | None, console: Console
+) -> None:
     """Runs the trials that have no result; raises InterruptedAuditError if not all came to one."""
     specs = {spec.id: spec for spec in trial_specs(plan)}
     done = finished_trials(folder, plan)
@@ -167,7 +169,11 @@ def _run_remaining(folder: RunFolder, plan: Plan, address: str | None, console: 
     if not remaining:
         return
     with _stop_signals() as stopped, tuning.connect(address), view:
-        tuning.run_trials(plan, remaining, folder.path, recorder)
+        if plan.compute.fan_out == "candidates":
+            space = searched_space(plan, lab)
+            tuning.run_candidates(plan, remaining, folder.path, recorder, space)
+        else:
+            tuning.run_trials(plan, remaining, folder.path, recorder)
     done = finished_trials(folder, plan)
     if len(done) + recorder.failures < len(specs):
         raise InterruptedAuditError(

@@ -6,7 +6,8 @@ import torch
 
 from engine import assets
 from engine.attacks import prepare_objective
-from engine.attacks.attack import check_settings
+from engine.attacks.attack import check_settings, space_to_check
+from engine.attacks.candidates import check_candidates
 from engine.checkpoints import file_sha256, load_weights, read_tensors
 from engine.errors import InputError, PlanError
 from engine.federation import find_head, make_target_model
@@ -19,6 +20,7 @@ from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
 from engine.trial import Lab, TrialSpec, client_update, knowledge_of
 from search_spaces.audit_grid import audit_grid
+from search_spaces.latent import LatentSpace
 
 
 def build_lab(plan: Plan, device: str = "cpu") -> Lab:
@@ -85,6 +87,8 @@ def check_plan(plan: Plan) -> Lab:
     settings = plan.attack.settings()
     knowledge = knowledge_of(trial_specs(plan)[0], lab)
     check_settings(settings, knowledge, budget=plan.attack.budget)
+    if plan.compute.fan_out == "candidates":
+        check_candidates(settings, searched_space(plan, lab))
     if settings.label_inference == "bias" and not lab.head.has_bias:
         raise PlanError(
             f"Expected a bias in the target model's last layer {lab.head.name!r} for "
@@ -93,6 +97,11 @@ def check_plan(plan: Plan) -> Lab:
     matching_paths(plan, lab)
     _check_local_steps(plan, lab)
     return lab
+
+
+def searched_space(plan: Plan, lab: Lab) -> LatentSpace:
+    """Returns a space of the dimension and the views that the plan's searches have."""
+    return space_to_check(plan.attack.settings(), knowledge_of(trial_specs(plan)[0], lab))
 
 
 def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:

@@ -114,7 +114,7 @@ class AttackPlan(Strict):
 
     Attributes:
         preset: A name of ``engine.attacks.PRESETS``; the other keys override its settings.
-        budget: Candidate evaluations a search.
+        budget: Candidate evaluations a search, all its restarts together.
     """
 
     preset: str = "default"
@@ -127,6 +127,9 @@ class AttackPlan(Strict):
     distance: str | None = None
     regulariser: str | None = None
     regulariser_weight: float | Literal["posterior"] | None = None
+    restarts: int = Field(default=1, ge=1)
+    scheduler: Literal["none", "halving", "median"] = "none"
+    max_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     published_code: bool | None = None
 
     def settings(self) -> AttackSettings:
@@ -149,6 +152,8 @@ class ComputePlan(Strict):
     rounding of float sums, and through it, after many generations, the path of a search.
 
     Attributes:
+        fan_out: What a Ray Tune trial is: ``searches``, one or several of them whole, or
+            ``candidates``, one candidate that Tune's own search algorithm proposes.
         workers: Trials at once; as many as the cluster has room for if null.
         cpus_per_trial: Processors, and threads, of one trial.
         gpus_per_trial: GPUs of one trial; 0.25 lets four trials share one. 0 computes on the CPU.
@@ -157,6 +162,7 @@ class ComputePlan(Strict):
             are so short that starting trials shows.
     """
 
+    fan_out: Literal["searches", "candidates"] = "searches"
     workers: int | None = Field(default=None, ge=1)
     cpus_per_trial: int = Field(default=1, ge=1)
     gpus_per_trial: float = Field(default=0.0, ge=0)

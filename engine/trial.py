@@ -26,6 +26,7 @@ from engine.attacks import (
     prepare_objective,
     run_in_turn,
 )
+from engine.attacks.searchers import Searcher
 from engine.defenses import DEFENSES, ClientContext, Defense, apply_defenses, label_defenses
 from engine.federation import Head, Update, compute_update
 from engine.federation.client import FEDSGD, LocalTraining
@@ -41,6 +42,7 @@ from engine.seeding import stream, stream_seed
 
 ATTACKS: Final = ("ggl", "prior_only", "shuffled", "random_best", "oracle")
 CONTROLS: Final = ATTACKS[1:]
+SEARCHES: Final = ("ggl", "shuffled", "random_best")
 PRIOR_DRAWS = 64
 
 
@@ -216,7 +218,7 @@ def run_trials(
     Yields:
         Outcomes as they come, those that come at once together.
     """
-    steps = [_trial_steps(spec, lab, known.get(spec.id), on_batch) for spec in specs]
+    steps = [trial_steps(spec, lab, known.get(spec.id), on_batch=on_batch) for spec in specs]
     for over in run_in_turn(steps):
         yield [Outcome(specs[one.place], _timed(one.outcome, one.seconds)) for one in over]
 
@@ -225,23 +227,31 @@ def _timed(outcome: TrialResult | Exception, seconds: float) -> TrialResult | Ex
     return outcome if isinstance(outcome, Exception) else replace(outcome, wall_s=seconds)
 
 
-def _trial_steps(
+def trial_steps(
     spec: TrialSpec,
     lab: Lab,
-    known: History | None,
-    on_batch: Callable[[str, Progress], None],
+    known: History | None = None,
+    *,
+    searcher: Searcher | None = None,
+    on_batch: Callable[[str, Progress], None] = lambda *_: None,
 ) -> Steps[GradientMatchingObjective, TrialResult]:
-    """Attacks one defended update, or runs one control, and scores the outcome."""
-    shuffled = spec.attack == "shuffled"
-    victim = lab.private.donor_of(spec.target, spec.images) if shuffled else spec.target
-    observed, change = observe(spec, lab, victim)
+    """Attacks one defended update, or runs one control, and scores the outcome.
+
+    Args:
+        spec: The trial.
+        lab: What it shares with others.
+        known: History of an interrupted search.
+        searcher: Proposes points in place of the one that the spec names.
+        on_batch: Called with the trial's id after every population.
+    """
+    observed, change = observe(spec, lab, victim_of(spec, lab))
 
     if spec.attack == "oracle":
         found = _project_truth(spec, lab)
     elif spec.attack == "prior_only":
         found = _draw_from_prior(spec, lab, observed)
     else:
-        found = yield from _search(spec, lab, observed, known, on_batch)
+        found = yield from _search(spec, lab, observed, known, searcher, on_batch)
 
     client = lab.private.of_client(spec.target, spec.images)
     images = assign(found.images, client.images)
@@ -266,6 +276,17 @@ def _trial_steps(
         images=images[0].cpu().numpy(),
         losses=found.losses,
     )
+
+
+def victim_of(spec: TrialSpec, lab: Lab) -> int:
+    """Returns the client whose update the trial attacks: the target, but for ``shuffled``."""
+    shuffled = spec.attack == "shuffled"
+    return lab.private.donor_of(spec.target, spec.images) if shuffled else spec.target
+
+
+def search_seed(spec: TrialSpec) -> int:
+    """Returns the root of the search's randomness."""
+    return stream_seed(spec.seed, spec.attack, spec.target)
 
 
 def observe(spec: TrialSpec, lab: Lab, victim: int) -> tuple[Update, float]:
@@ -311,6 +332,7 @@ def _search(
     lab: Lab,
     observed: Update,
     known: History | None,
+    searcher: Searcher | None,
     on_batch: Callable[[str, Progress], None],
 ) -> Steps[GradientMatchingObjective, _Found]:
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
@@ -324,8 +346,9 @@ def _search(
         objective,
         spec.settings,
         budget=spec.budget,
-        seed=stream_seed(spec.seed, spec.attack, spec.target),
+        seed=search_seed(spec),
         known=known,
+        searcher=searcher,
         on_batch=note,
     )
     return _Found(

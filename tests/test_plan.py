@@ -280,3 +280,41 @@ def test_a_generators_precision_and_layout_reach_the_lab(monkeypatch):
 def test_an_unknown_precision_is_refused_with_the_known_ones():
     with pytest.raises(PlanError, match="'float32', 'tf32' or 'bfloat16'; got 'float16'"):
         plan_of(generator={"precision": "float16"})
+
+
+BY_CANDIDATE = {"fan_out": "candidates"}
+
+
+@pytest.mark.parametrize(
+    "searcher", ["random", "optuna:TPE", "optuna", "nevergrad:DiagonalCMA", "ax:Sobol", "ax:BO"]
+)
+def test_tune_can_propose_the_candidates_of_these_searchers(searcher):
+    attack = {"searcher": searcher, "searcher_settings": {}}
+    check_plan(plan_of(attack=attack, compute=BY_CANDIDATE))
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ({"searcher": "sepcma"}, "one of: random, optuna:<Sampler>, .* got 'sepcma'"),
+        ({"searcher": "cma"}, "got 'cma'. Use one of those"),
+        ({"searcher": "turbo"}, "got 'turbo'"),
+        ({"searcher": "gauss_newton"}, "got 'gauss_newton'"),
+        ({"searcher": "nevergrad", "space": "raw"}, "Expected a bounded space"),
+        (
+            {"searcher": "nevergrad", "searcher_settings": {"workers": 3, "init": "zeros"}},
+            "no searcher_settings but population, got init, workers",
+        ),
+        (
+            {
+                "searcher": "nevergrad",
+                "space": "principal",
+                "space_settings": {"directions": 1},
+            },
+            "at least 2 coordinates",
+        ),
+    ],
+)
+def test_a_search_whose_candidates_tune_cannot_propose_is_refused_before_any_work(attack, message):
+    with pytest.raises(PlanError, match=message):
+        check_plan(plan_of(attack=attack, compute=BY_CANDIDATE))

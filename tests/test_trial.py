@@ -25,6 +25,7 @@ from engine.trial import (
     run_trial,
     run_trials,
 )
+from engine.trial_record import to_record
 from tests.conftest import CLASSES, IMAGE_SHAPE, MappedGenerator, build, seeded
 
 LABELS = torch.tensor([2, 0, 2, 1])
@@ -411,3 +412,27 @@ def test_in_another_precision_the_attack_has_other_images_and_the_oracle_the_sam
     assert not np.array_equal(losses["float32"], losses["bfloat16"])
     np.testing.assert_allclose(losses["bfloat16"][:8], losses["float32"][:8], rtol=0.1)
     assert np.array_equal(*oracles)
+
+
+def test_a_search_that_is_cut_short_says_so_in_its_record(lab):
+    settings = AttackSettings(searcher="random", max_seconds=1e-9)
+    hurried, whole = spec_of(settings=settings, budget=70), spec_of("random_best", budget=70)
+
+    assert to_record(hurried, run_trial(hurried, lab))["cut_short"]
+    assert not to_record(whole, run_trial(whole, lab))["cut_short"]
+
+
+@pytest.mark.parametrize("scheduler", ["none", "halving", "median"])
+def test_restarts_have_the_same_result_in_company_and_after_an_interruption(scheduler, embedded):
+    settings = AttackSettings(restarts=4, scheduler=scheduler)
+    specs = [
+        dataclasses.replace(spec_of(settings=settings, budget=280, target=target), id=f"{target}")
+        for target in (0, 1)
+    ]
+    alone = [run_trial(spec, embedded) for spec in specs]
+    known = {"0": History(alone[0].losses[:100])}
+
+    together = [one for some in run_trials(specs, embedded, known=known) for one in some]
+
+    for outcome in together:
+        assert_equal_results(outcome.result, alone[int(outcome.spec.id)])

@@ -14,13 +14,15 @@ from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.labels import LABEL_INFERENCES
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
+from engine.attacks.restarts import SCHEDULERS, Restarts
 from engine.attacks.search import History, Progress, Steps, run_steps, search_steps
-from engine.attacks.searchers import make_searcher
+from engine.attacks.searchers import Searcher, make_searcher
 from engine.attacks.spaces import MAPPED, check_space_settings, entered, space_of
 from engine.defenses.base import Imitation, estimate_imitations
 from engine.errors import InputError, PlanError
 from engine.federation.update import Update
 from engine.seeding import stream_seed
+from search_spaces.latent import LatentSpace
 
 # Arguments of searchers that come from the search, not from a plan.
 RESERVED: Final = frozenset({"dim", "budget", "seed"})
@@ -41,6 +43,11 @@ class AttackSettings:
         regulariser_weight: Factor of the regulariser; ``posterior`` for the one that makes squared
             L2 and ``prior`` a posterior: the estimated variance of the noise, divided by the
             number of parameter tensors as the distance is.
+        restarts: Searches from different seeds that share the budget; the reconstruction is that of
+            the lowest loss among all of them.
+        scheduler: Which restarts are stopped early: ``none``, ``halving`` or ``median``, see
+            :class:`engine.attacks.restarts.Restarts`.
+        max_seconds: Time after which a search begins no further generation; None for no limit.
         published_code: Imitate defenses as GGL's published code does where it departs from the
             paper.
     """
@@ -53,6 +60,9 @@ class AttackSettings:
     distance: str = "squared_l2"
     regulariser: str = "prior"
     regulariser_weight: float | Literal["posterior"] = "posterior"
+    restarts: int = 1
+    scheduler: str = "none"
+    max_seconds: float | None = None
     published_code: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +76,9 @@ class AttackSettings:
         validate.choice(tuple(LABEL_INFERENCES), label_inference=self.label_inference)
         validate.choice(tuple(DISTANCES), distance=self.distance)
         validate.choice(tuple(REGULARISERS), regulariser=self.regulariser)
+        self._check_restarts()
+        if self.max_seconds is not None:
+            validate.positive(max_seconds=self.max_seconds)
         if self.space == MAPPED and self.regulariser != "none":
             raise PlanError(
                 f"Expected regulariser: none with space: {MAPPED}, whose latents are not those of "
@@ -76,6 +89,16 @@ class AttackSettings:
         else:
             validate.in_range(0, 1e9, regulariser_weight=self.regulariser_weight)
 
+    def _check_restarts(self) -> None:
+        validate.count(restarts=self.restarts)
+        validate.choice(tuple(SCHEDULERS), scheduler=self.scheduler)
+        _, fewest = SCHEDULERS[self.scheduler]
+        if self.restarts < fewest:
+            raise PlanError(
+                f"Expected at least {fewest} restarts with scheduler: {self.scheduler}, got "
+                f"restarts: {self.restarts}. Raise them, or use scheduler: none."
+            )
+
     def _check_posterior(self) -> None:
         if (self.distance, self.regulariser) != ("squared_l2", "prior"):
             raise PlanError(
@@ -84,8 +107,8 @@ class AttackSettings:
             )
 
     def with_searcher(self, searcher: str) -> "AttackSettings":
-        """Returns the same attack searched by another searcher with its own defaults."""
-        return replace(self, searcher=searcher, searcher_settings={})
+        """Returns the same attack searched once by another searcher with its own defaults."""
+        return replace(self, searcher=searcher, searcher_settings={}, restarts=1, scheduler="none")
 
     def weight_of(self, imitation: Imitation, tensors: int) -> float:
         """Returns the regulariser's factor, given the estimated defense."""
@@ -165,6 +188,7 @@ def attack_steps(
     budget: int,
     seed: int,
     known: History | None = None,
+    searcher: Searcher | None = None,
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> Steps[GradientMatchingObjective, Reconstruction]:
     """Rebuilds the private images behind one observed update.
@@ -175,25 +199,15 @@ def attack_steps(
         budget: Candidate evaluations to spend.
         seed: Root of the searcher's randomness.
         known: History of the same attack interrupted, see :func:`search_steps`.
+        searcher: Proposes points in place of the one that ``settings`` name.
         on_batch: Called after every population.
 
     Raises:
         InputError: If no candidate had a finite loss.
     """
-    space = space_of(
-        settings.space,
-        settings.space_settings,
-        objective.knowledge,
-        labels=objective.labels,
-        seed=stream_seed(seed, "space"),
-    )
-    searcher = make_searcher(
-        settings.searcher,
-        dim=space.dim,
-        budget=budget,
-        seed=stream_seed(seed, "searcher"),
-        **settings.searcher_settings,
-    )
+    space = searched_space(objective, settings, seed=seed)
+    if searcher is None:
+        searcher = searcher_of(settings, dim=space.dim, budget=budget, seed=seed)
     population = min(searcher.preferred_population, budget)
     result = yield from search_steps(
         objective,
@@ -202,6 +216,7 @@ def attack_steps(
         budget=budget,
         population=population,
         known=known,
+        max_seconds=settings.max_seconds,
         device=next(iter(objective.observed.tensors.values())).device,
         on_batch=on_batch,
     )
@@ -221,6 +236,43 @@ def attack_steps(
     )
 
 
+def searched_space(
+    objective: GradientMatchingObjective, settings: AttackSettings, *, seed: int
+) -> LatentSpace:
+    """Returns the space of an attack whose root of randomness is ``seed``."""
+    return space_of(
+        settings.space,
+        settings.space_settings,
+        objective.knowledge,
+        labels=objective.labels,
+        seed=stream_seed(seed, "space"),
+    )
+
+
+def searcher_of(settings: AttackSettings, *, dim: int, budget: int, seed: int) -> Searcher:
+    """Returns the searcher of an attack whose root of randomness is ``seed``.
+
+    One of several restarts may plan for its even share of the budget.
+
+    Raises:
+        PlanError: If it cannot be built of these settings, or not for so small a budget.
+    """
+
+    def make(restart: int) -> Searcher:
+        own = ("searcher", restart) if restart else ("searcher",)
+        return make_searcher(
+            settings.searcher,
+            dim=dim,
+            budget=max(1, budget // settings.restarts),
+            seed=stream_seed(seed, *own),
+            **settings.searcher_settings,
+        )
+
+    if settings.restarts == 1:
+        return make(0)
+    return Restarts(make, restarts=settings.restarts, budget=budget, scheduler=settings.scheduler)
+
+
 def run_attack(
     objective: GradientMatchingObjective, settings: AttackSettings, **arguments: Any
 ) -> Reconstruction:
@@ -235,14 +287,17 @@ def check_settings(settings: AttackSettings, knowledge: ThreatKnowledge, *, budg
         PlanError: For an unknown searcher or optimizer, wrong settings of searcher or space, a
             generator the space is not for, or a missing package.
     """
-    labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
-    entry = entered(settings.space, knowledge)
-    space = space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
-    searcher = make_searcher(
-        settings.searcher, dim=space.dim, budget=budget, seed=0, **settings.searcher_settings
-    )
+    space = space_to_check(settings, knowledge)
+    searcher = searcher_of(settings, dim=space.dim, budget=budget, seed=0)
     if searcher.view not in space.views:
         raise PlanError(
             f"Expected a bounded space for the searcher {settings.searcher!r}, got "
             f"space={settings.space!r}. Use space: gaussian."
         )
+
+
+def space_to_check(settings: AttackSettings, knowledge: ThreatKnowledge) -> LatentSpace:
+    """Returns a space of the dimension and the views that an attack will search."""
+    labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
+    entry = entered(settings.space, knowledge)
+    return space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)

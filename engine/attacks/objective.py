@@ -103,6 +103,20 @@ class GradientMatchingObjective:
         return Scores(losses.detach(), gradients)
 
     @torch.no_grad()
+    def loss_alone(self, latent: Tensor) -> Tensor:
+        """Returns the loss ``(1,)`` of one latent ``(1, d)`` whose images alone are generated.
+
+        That of calling it with this latent, up to the rounding of a generator to which a batch of
+        one may be a matter of its own. Calling it generates as many candidates as a pass through
+        the target model has at least, which a costly generator would feel.
+        """
+        images = self.generate(latent).unflatten(0, (1, len(self.labels)))
+        alone = Evaluation(self, at_least_fewest(latent))
+        [scores] = _distances([alone], [at_least_fewest(images).flatten(0, 1)])
+        distance = scores.losses[:1].to(latent.dtype)
+        return distance + self.regulariser_weight * self.regulariser(latent)
+
+    @torch.no_grad()
     def generate(self, latents: Tensor) -> Tensor:
         """Returns images ``(C * B, ch, H, W)`` of the attributed classes for latents ``(C, d)``."""
         return self.knowledge.generate(

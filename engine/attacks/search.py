@@ -1,5 +1,6 @@
 """One latent search: ask, evaluate, tell, until the budget is spent."""
 
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -78,7 +79,7 @@ class SearchResult:
     Attributes:
         latent: The latent ``(1, d)`` with the lowest finite loss, or None if no candidate had one.
         loss: Its loss; ``inf`` if there is none.
-        losses: Every loss in the order evaluated, ``(budget,)`` float32.
+        losses: Every loss in the order evaluated, ``(budget,)`` float32; fewer if it was cut short.
     """
 
     latent: Tensor | None
@@ -117,10 +118,13 @@ def search_steps(
     budget: int,
     population: int,
     known: History | None = None,
+    max_seconds: float | None = None,
     device: torch.device | str = "cpu",
     on_batch: Callable[[Progress], None] = lambda _: None,
 ) -> Steps[Objective, SearchResult]:
     """Minimises ``objective`` over ``space`` with exactly ``budget`` candidate evaluations.
+
+    With ``max_seconds`` there may be fewer, and how many depends on the machine and its load.
 
     Args:
         objective: Maps latents ``(C, d)`` to losses ``(C,)``.
@@ -130,6 +134,8 @@ def search_steps(
         population: Candidates per batch; the last batch may be smaller.
         known: History of an interrupted search with the same arguments. It is told to the
             searcher instead of being evaluated again, which brings it to the same state.
+        max_seconds: Time after which no further batch is begun, that of searches whose steps are
+            taken in turn included; None for as long as it takes.
         device: Where latents are evaluated.
         on_batch: Called after every batch, the known ones included.
 
@@ -138,7 +144,8 @@ def search_steps(
     """
     record = _Record(budget, known or History(np.empty(0, dtype=np.float32)))
     best_latent, best_loss = None, float("inf")
-    while record.spent < budget:
+    end = time.monotonic() + (float("inf") if max_seconds is None else max_seconds)
+    while record.spent < budget and (not record.spent or time.monotonic() < end):
         points = searcher.ask(min(population, budget - record.spent))
         latents = space.to_latents(torch.from_numpy(points), searcher.view).float().to(device)
         wanted = searcher.wants if isinstance(searcher, DetailSearcher) else None
@@ -171,7 +178,7 @@ def search_steps(
                 restored,
             )
         )
-    return SearchResult(best_latent, best_loss, record.losses)
+    return SearchResult(best_latent, best_loss, record.losses[: record.spent])
 
 
 def _by_points(

@@ -152,6 +152,12 @@ def _matching_of(summary: Mapping[str, Any], row: TableRow) -> list[str]:
     if chunks:
         size, population = min(chunks)
         sentences.append(f"Memory had room for {size} of a population of {population} at once.")
+    short = [trial["evaluations"] for trial in trials if trial.get("cut_short")]
+    if short:
+        sentences.append(
+            f"{len(short)} of {len(trials)} searches ran out of time and were cut short, one of "
+            f"them after {min(short)} evaluations."
+        )
     return sentences
 
 

@@ -1,5 +1,6 @@
 """Trials on Ray Tune: the only room that knows Ray."""
 
+from engine.tuning.candidates import run_candidates
 from engine.tuning.fan_out import Listener, connect, run_trials
 
-__all__ = ["Listener", "connect", "run_trials"]
+__all__ = ["Listener", "connect", "run_candidates", "run_trials"]

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
     """Tells a listener of trials by their own ids.
 
+    Attributes:
+        over: Those that finished or failed.
+
     Args:
         listener: Hears of every trial.
     """
 
     def __init__(self, listener: "Listener") -> None:
         self._listener = listener
-        self._over: set[str] = set()
+        self.over: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the listener out of what Tune pickles; resuming is ours, not Tune's."""
@@ -40,25 +43,25 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
         # prints the end of a trial whose last result is empty.
         result["news"] = "told"
         for name, news in heard.by_trial.items() if heard else ():
-            if name not in self._over:
+            if name not in self.over:
                 self._tell(name, news)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's workers were lost too often."""
         for name in self._waiting(trial):
-            self._over.add(name)
+            self.over.add(name)
             error = trial.get_error()
             self._listener.failed(name, f"worker lost: {type(error).__name__}", str(error))
 
     def _waiting(self, trial: Any) -> list[str]:
-        return [name for name in trial.config["trials"] if name not in self._over]
+        return [name for name in trial.config["trials"] if name not in self.over]
 
     def _tell(self, name: str, news: Mapping[str, Any]) -> None:
         if "result" in news:
-            self._over.add(name)
+            self.over.add(name)
             self._listener.finished(name, news["result"], news["arrays"])
         elif "error" in news:
-            self._over.add(name)
+            self.over.add(name)
             self._listener.failed(name, news["error"], news["traceback"])
         else:
             self._listener.progressed(name, news["evaluations"], news["loss"])

@@ -101,12 +101,12 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host, int(port)), REACH_SECONDS).close()
 
 
-def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> None:
+def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> bool:
     """Runs the named trials of a plan in Tune trials and tells ``listener`` of each.
 
     A Tune trial carries ``plan.compute.searches_per_trial`` of them, in the order given.
 
-    Returns when all are done, or earlier when the user interrupts (Tune's own handler of Ctrl-C
+    Returns True when all are done, or False when the user interrupts (Tune's own handler of Ctrl-C
     ends the run); which trials finished is what the listener heard.
 
     Args:
@@ -119,7 +119,8 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
 
     from engine.tuning.callback import ListenerCallback
 
-    _check_resources(plan.compute)
+    check_resources(plan.compute)
+    callback = ListenerCallback(listener)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(
@@ -138,7 +139,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-                callbacks=[ListenerCallback(listener)],
+                callbacks=[callback],
             ),
         )
         try:
@@ -147,6 +148,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
             raise InfrastructureError(
                 f"Ray Tune failed: {error}\n{traceback.format_exc()}"
             ) from error
+    return callback.over >= set(trials)
 
 
 def _carried(trials: Sequence[str], compute: ComputePlan) -> list[list[str]]:
@@ -155,7 +157,7 @@ def _carried(trials: Sequence[str], compute: ComputePlan) -> list[list[str]]:
     return [list(trials[start : start + size]) for start in range(0, len(trials), size)]
 
 
-def _check_resources(compute: ComputePlan) -> None:
+def check_resources(compute: ComputePlan) -> None:
     """Raises InfrastructureError if no node of the cluster can ever run a trial."""
     import ray
 

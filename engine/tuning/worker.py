@@ -58,9 +58,9 @@ def work(config: Mapping[str, Any], plan: str, folder: str) -> None:
         specs = [spec for spec in specs if not run.is_finished(spec.id, spec_hash(spec))]
         reporter = _Reporter(specs, run)
         for outcomes in run_trials(specs, lab, known=reporter.known, on_batch=reporter.on_batch):
-            tune.report({"news": News({one.spec.id: _news_of(one) for one in outcomes})})
+            tune.report({"news": News({one.spec.id: news_of(one) for one in outcomes})})
     except Exception as error:  # Shown to the user, counted as failed, never dropped.
-        tune.report({"news": News(dict.fromkeys(config["trials"], _news_of_error(error)))})
+        tune.report({"news": News(dict.fromkeys(config["trials"], news_of_error(error)))})
 
 
 def prepare(plan: str, trials: Sequence[str]) -> tuple[list[TrialSpec], Lab]:
@@ -83,17 +83,19 @@ def use_threads(plan: Plan) -> None:
     torch.set_num_threads(plan.compute.cpus_per_trial)
 
 
-def _news_of(outcome: Outcome) -> dict[str, Any]:
+def news_of(outcome: Outcome) -> dict[str, Any]:
+    """Returns what the driver is told of a trial that is over."""
     result = outcome.result
     if isinstance(result, Exception):
-        return _news_of_error(result)
+        return news_of_error(result)
     return {
         "result": to_record(outcome.spec, result),
         "arrays": {"images": result.images, "losses": result.losses},
     }
 
 
-def _news_of_error(error: Exception) -> dict[str, str]:
+def news_of_error(error: Exception) -> dict[str, str]:
+    """Returns what the driver is told of a trial that an exception ended."""
     trace = "".join(traceback.format_exception(error))
     return {"error": f"{type(error).__name__}: {error}", "traceback": trace}
 

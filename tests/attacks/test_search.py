@@ -248,3 +248,30 @@ def test_progress_reports_every_loss_so_far():
         [5.0, 4.0, 6.0, 7.0],
         [5.0, 4.0, 6.0, 7.0, 3.0],
     ]
+
+
+def test_a_search_that_is_over_its_time_ends_with_its_generation_and_keeps_its_best(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("engine.attacks.search.time.monotonic", lambda: next(clock))
+    objective = Scripted([4.0, 3.0, 2.0, 1.0, 0.5, 0.4])
+
+    result = run_search(
+        objective, Recorder(), RawLatentSpace(2), budget=6, population=2, max_seconds=2
+    )
+
+    assert objective.batches == [2, 2]
+    assert result.losses.tolist() == [4.0, 3.0, 2.0, 1.0]
+    assert result.loss == 1.0
+
+
+def test_a_search_has_one_generation_however_little_its_time():
+    result = run_search(
+        Scripted([2.0, 1.0]),
+        Recorder(),
+        RawLatentSpace(2),
+        budget=2,
+        population=1,
+        max_seconds=1e-9,
+    )
+
+    assert result.losses.tolist() == [2.0]

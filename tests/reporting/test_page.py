@@ -93,6 +93,7 @@ def test_the_curves_of_each_defense_are_on_the_page_with_a_description(summary):
         if trial["attack"] == "ggl":
             trial["trace"] = [[1, 0.5, 9.0], [1000, 0.1, 15.0]]
             trial["chunk_size"] = 28 if trial["defense"] == "none" else 16
+            trial["cut_short"] = trial["defense"] == "none" and trial["target"] == 0
 
     page = Page(render_page(summary, None))
 
@@ -102,6 +103,7 @@ def test_the_curves_of_each_defense_are_on_the_page_with_a_description(summary):
     assert "The attacker imitates, on the first image: the largest 10 % of entries" in page.text
     assert page.text.count("Candidates were compared by kernels.") == 2
     assert page.text.count("Memory had room for 16 of a population of 28 at once.") == 1
+    assert page.text.count("searches ran out of time and were cut short, one of them after") == 1
     assert "No search left a trace." in Page(render_page({**summary, "trials": []}, None)).text
 
 

@@ -80,19 +80,11 @@ class NevergradSearcher:
         planned_budget = budget if planned_budget is None else planned_budget
         validate.count(planned_budget=planned_budget)
         validate.choice(INITS, init=init)
-        own = 1 if _is_sequential(optimizer) else 2 * (4 + int(3 * log(dim)))
-        asked = own if population is None else population
-        validate.count(population=asked, workers=asked if workers is None else workers)
-        build = partial(_build, optimizer, max(dim, SMALLEST_DIM), seed, init, planned_budget)
-        if workers is not None:
-            self._optimizer = build(workers)
-        elif population is None:
-            self._optimizer = build(asked)
-            asked = asked if asked == 1 else _generation(self._optimizer) or asked
-        else:
-            self._optimizer = _in_step(build, population)
-        _check_step(self._optimizer, asked, dim)
-        self.preferred_population = asked
+        parametrize = partial(_array, max(dim, SMALLEST_DIM), init)
+        build = partial(_build, optimizer, parametrize, seed, planned_budget)
+        self._optimizer, self.preferred_population = _sized(
+            optimizer, build, dim, population=population, workers=workers
+        )
         self._dim = dim
         self._asked: deque[Any] = deque()
 
@@ -106,6 +98,29 @@ class NevergradSearcher:
         del points  # Nevergrad identifies candidates by object, in the order asked.
         for loss in np.minimum(losses, LARGEST_LOSS):
             self._optimizer.tell(self._asked.popleft(), float(loss))
+
+
+def make_optimizer(
+    parametrize: Callable[[], Any],
+    *,
+    optimizer: str,
+    dim: int,
+    budget: int,
+    seed: int,
+    population: int | None = None,
+) -> tuple[Any, int]:
+    """Returns an optimizer of a parametrization of one's own, and the candidates to ask it for.
+
+    Args:
+        parametrize: Makes the parametrization.
+        optimizer: A key of ``nevergrad.optimizers.registry``.
+        dim: Number of its coordinates.
+        budget: Candidate evaluations the optimizer may plan for.
+        seed: Seeds its random state.
+        population: Candidates per ask, see :class:`NevergradSearcher`.
+    """
+    build = partial(_build, optimizer, lambda _: parametrize(), seed, budget)
+    return _sized(optimizer, build, dim, population=population)
 
 
 def _find(name: str) -> Any:
@@ -126,13 +141,45 @@ def _is_sequential(name: str) -> bool:
     return "OnePlusOne" in name or bool(getattr(_find(name), "no_parallelization", False))
 
 
-def _build(name: str, dim: int, seed: int, init: str, budget: int, workers: int) -> Any:
-    """Returns an optimizer whose only source of randomness is ``seed``."""
+def _sized(
+    name: str,
+    build: Callable[[int], Any],
+    dim: int,
+    *,
+    population: int | None,
+    workers: int | None = None,
+) -> tuple[Any, int]:
+    """Returns an optimizer and the candidates to ask it for, its own number if none is given."""
+    own = 1 if _is_sequential(name) else 2 * (4 + int(3 * log(dim)))
+    asked = own if population is None else population
+    validate.count(population=asked, workers=asked if workers is None else workers)
+    if workers is not None:
+        built = build(workers)
+    elif population is None:
+        built = build(asked)
+        asked = asked if asked == 1 else _generation(built) or asked
+    else:
+        built = _in_step(build, population)
+    _check_step(built, asked, dim)
+    return built, asked
+
+
+def _array(dim: int, init: str, rng: np.random.RandomState) -> Any:
     import nevergrad as ng
 
+    return ng.p.Array(init=np.zeros(dim) if init == "zeros" else rng.uniform(size=dim))
+
+
+def _build(
+    name: str,
+    parametrize: Callable[[np.random.RandomState], Any],
+    seed: int,
+    budget: int,
+    workers: int,
+) -> Any:
+    """Returns an optimizer whose only source of randomness is ``seed``."""
     rng = np.random.RandomState(seed % 2**32)
-    start = np.zeros(dim) if init == "zeros" else rng.uniform(size=dim)
-    parametrization = ng.p.Array(init=start)
+    parametrization = parametrize(rng)
     parametrization.random_state = rng
     factory = _find(name)
     if workers > 1 and getattr(factory, "no_parallelization", False):

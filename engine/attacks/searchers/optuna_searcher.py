@@ -91,6 +91,16 @@ class OptunaSearcher:
         self._study = self._start([])
         self._asked: deque[Any] = deque()
 
+    @property
+    def sampler(self) -> Any:
+        """Optuna's own sampler, as it stands."""
+        return self._study.sampler
+
+    @property
+    def is_introduced(self) -> bool:
+        """Whether the sampler is first told of the middle of the cube, with a loss of 0."""
+        return self._optimizer in INTRODUCED
+
     def ask(self, candidates: int) -> np.ndarray:
         asked = [self._study.ask(self._space) for _ in range(candidates)]
         self._asked.extend(asked)
@@ -118,7 +128,7 @@ class OptunaSearcher:
             study = optuna.create_study(
                 sampler=sampler(optuna.samplers, seed, generation, self._dim)
             )
-        if self._optimizer in INTRODUCED:
+        if self.is_introduced:
             middle = dict.fromkeys(self._space, 0.5)
             trials = [
                 optuna.trial.create_trial(params=middle, distributions=self._space, value=0.0)
