@@ -95,7 +95,10 @@ def _wins(
     ours: Mapping[tuple[str, int], float],
     theirs: Mapping[tuple[str, int], float],
     updates: Sequence[tuple[str, int]],
-) -> float:
+) -> float | None:
+    """Returns the share of updates where ours is lower; None unless both searched them all."""
+    if not all(update in ours and update in theirs for update in updates):
+        return None
     return float(np.mean([ours[update] < theirs[update] for update in updates]))
 
 
@@ -210,7 +213,8 @@ def _claims_table(found: Mapping[str, Row]) -> str:
     ]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for name, row in found.items():
-        wins = " | ".join(f"{row['wins'][budget]:.0%}" for budget in budgets)
+        shares = (row["wins"][budget] for budget in budgets)
+        wins = " | ".join("" if share is None else f"{share:.0%}" for share in shares)
         lines.append(
             f"| {name.replace('/', ' | ')} | {row['n']} | {row['reached_after']:,.0f} | "
             f"{row['within_aim']:.0%} | {wins} |"

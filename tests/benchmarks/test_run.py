@@ -117,6 +117,18 @@ def test_the_default_is_held_against_the_published_search_on_the_same_updates():
     assert found["wins"] == {"1000": 0.5, "25000": 1.0}
 
 
+def test_nothing_is_claimed_of_a_budget_at_which_not_all_updates_were_searched():
+    rows = [
+        search_found("ggl", {1_000: 0.5, 25_000: 0.2}),
+        search_found("ggl", {1_000: 0.5, 25_000: 0.2}, target=1),
+        search_found("gauss_newton", {1_000: 0.3, 25_000: 0.1}, curve=[(100, 0.1)]),
+        search_found("gauss_newton", {1_000: 0.3}, target=1, curve=[(100, 0.1)]),
+    ]
+
+    assert quality_report.claims(rows)["ggl/none"]["wins"] == {"1000": 1.0, "25000": None}
+    assert "| 2 | 100 | 100% | 100% |  |" in quality_report.markdown(rows)
+
+
 def test_an_excess_is_of_what_lies_between_the_prior_and_the_lowest_loss_of_the_same_update():
     rows = [
         search_found("sepcma", {1_000: 0.2}),
