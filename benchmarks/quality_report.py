@@ -1,6 +1,6 @@
 """What searches reached, over targets: tables, the two claims about the default, and curves."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -114,6 +114,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def plot(rows: Sequence[Row], searchers: Sequence[str], path: Path) -> None:
     """Draws, for each defense, the median excess of some searchers against evaluations.
 
+    Of each searcher the runs at the budget that most targets were searched at, the largest such.
     Not that of the published preset, whose losses along the search are others.
     """
     from matplotlib.figure import Figure
@@ -182,8 +183,9 @@ def _curves(
     chosen = [row for row in rows if (row["searcher"], row["defense"]) == (searcher, defense)]
     if not chosen:
         return None
-    longest = max(row["budget"] for row in chosen)
-    chosen = [row for row in chosen if row["budget"] == longest]
+    targets = Counter(row["budget"] for row in chosen)
+    shown = max(targets, key=lambda budget: (targets[budget], budget))
+    chosen = [row for row in chosen if row["budget"] == shown]
     excess = [
         [(loss - lowest[_update(row)]) / (prior[_update(row)] - lowest[_update(row)])]
         for row in chosen
