@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.search_quality import DEFENSES
 from engine.attacks import AttackSettings
 from engine.scoring.statistics import Estimate, estimate_mean, estimate_proportion
 
@@ -16,7 +17,6 @@ PRESET: Final = "ggl preset"
 PUBLISHED: Final = (PRESET, "ggl")
 PUBLISHED_BUDGET: Final = 25_000
 AIM: Final = 2_500
-DEFENSES: Final = ("none", "gaussian_noise", "clipping", "sparsification", "soteria")
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from benchmarks import cases  # noqa: E402
-from benchmarks.quality_report import DEFENSES  # noqa: E402
+from benchmarks.search_quality import DEFENSES  # noqa: E402
 from engine.allocator import keep_freed_memory  # noqa: E402
 from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
 

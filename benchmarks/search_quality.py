@@ -1,5 +1,6 @@
 """How good searches are at equal budgets: every searcher, several targets, the paper's defenses."""
 
+import fnmatch
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,8 +80,6 @@ class Contestant:
 
 def contestants(patterns: Sequence[str], budgets: Sequence[int]) -> list[Contestant]:
     """Returns those whose name matches one of the patterns, at the budgets they can afford."""
-    import fnmatch
-
     ggl = PRESETS["ggl"]
     published = replace(
         AttackSettings(),

@@ -5,7 +5,6 @@ import json
 import math
 import tempfile
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,14 @@ from engine.trial import SEARCHES, Outcome, TrialSpec, search_seed
 from engine.trial_candidates import Problem, conclude_trial, problem_of
 from engine.trial_record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
-from engine.tuning.fan_out import WORKER_LOSSES, Listener, check_resources, run_trials
+from engine.tuning.fan_out import (
+    WORKER_LOSSES,
+    Listener,
+    check_resources,
+    fit,
+    resources_of,
+    run_trials,
+)
 from engine.tuning.worker import news_of, news_of_error, prepare
 from search_spaces.latent import LatentSpace
 from search_spaces.native import to_points, to_tune
@@ -109,7 +115,7 @@ def _evaluate(plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, l
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(evaluate, plan=json.dumps(plan.to_dict()), trial=spec.id),
-            {"cpu": plan.compute.cpus_per_trial, "gpu": plan.compute.gpus_per_trial},
+            resources_of(plan.compute),
         )
         tuner = tune.Tuner(
             trainable,
@@ -131,12 +137,7 @@ def _evaluate(plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, l
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
             ),
         )
-        try:
-            tuner.fit()
-        except tune.TuneError as error:
-            raise InfrastructureError(
-                f"Ray Tune failed: {error}\n{traceback.format_exc()}"
-            ) from error
+        fit(tuner)
 
 
 def evaluate(config: Mapping[str, float], plan: str, trial: str) -> None:

@@ -126,7 +126,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
             tune.with_parameters(
                 work, plan=json.dumps(plan.to_dict()), folder=str(folder.absolute())
             ),
-            {"cpu": plan.compute.cpus_per_trial, "gpu": plan.compute.gpus_per_trial},
+            resources_of(plan.compute),
         )
         tuner = tune.Tuner(
             trainable,
@@ -142,12 +142,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
                 callbacks=[callback],
             ),
         )
-        try:
-            tuner.fit()
-        except tune.TuneError as error:
-            raise InfrastructureError(
-                f"Ray Tune failed: {error}\n{traceback.format_exc()}"
-            ) from error
+        fit(tuner)
     return callback.over >= set(trials)
 
 
@@ -155,6 +150,21 @@ def _carried(trials: Sequence[str], compute: ComputePlan) -> list[list[str]]:
     """Returns the trials that each Tune trial carries."""
     size = compute.searches_per_trial
     return [list(trials[start : start + size]) for start in range(0, len(trials), size)]
+
+
+def resources_of(compute: ComputePlan) -> dict[str, float]:
+    """Returns what a Tune trial gets, in Tune's words."""
+    return {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial}
+
+
+def fit(tuner: Any) -> None:
+    """Runs a tuner; raises InfrastructureError if Tune itself fails."""
+    from ray import tune
+
+    try:
+        tuner.fit()
+    except tune.TuneError as error:
+        raise InfrastructureError(f"Ray Tune failed: {error}\n{traceback.format_exc()}") from error
 
 
 def check_resources(compute: ComputePlan) -> None:

@@ -1,5 +1,6 @@
 """The ask/tell protocol of latent searchers, and their registry."""
 
+from math import log
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -58,6 +59,11 @@ class DetailSearcher(Searcher, Protocol):
             details: Sketches ``(candidates, m)``, or gradients of the losses by the points
                 ``(candidates, dim)``. Not finite where the loss was not.
         """
+
+
+def matched_population(dim: int) -> int:
+    """Returns ``2 (4 + 3 ln dim)``, twice the population that Hansen's tutorial gives CMA-ES."""
+    return 2 * (4 + int(3 * log(dim)))
 
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from functools import partial
-from math import log, nan
+from math import nan
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from engine import validate
-from engine.attacks.searchers.base import SEARCHERS
+from engine.attacks.searchers.base import SEARCHERS, matched_population
 from engine.attacks.searchers.packages import needed
 from engine.registry import unknown_name
 from search_spaces.latent import View
@@ -59,7 +59,7 @@ class CmaSearcher:
         sigma: float = 0.5,
     ) -> None:
         del budget  # Plans nothing.
-        population = 2 * (4 + int(3 * log(dim))) if population is None else population
+        population = matched_population(dim) if population is None else population
         validate.count(population=population)
         if optimizer not in OPTIMIZERS:
             raise unknown_name("CMA optimizer", optimizer, OPTIMIZERS)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from engine import validate
-from engine.attacks.searchers.base import SEARCHERS, Detail
+from engine.attacks.searchers.base import SEARCHERS, Detail, matched_population
 from engine.attacks.searchers.curvature import Model, fit_model
 from engine.attacks.searchers.separable import SeparableDistribution, SeparableEvolution
 from search_spaces.latent import View
@@ -59,7 +58,7 @@ class GaussNewtonSearcher:
         self, *, dim: int, budget: int, seed: int, population: int | None = None, sigma: float = 0.7
     ) -> None:
         del budget  # Plans nothing.
-        population = 2 * (4 + int(3 * log(dim))) if population is None else population
+        population = matched_population(dim) if population is None else population
         validate.count(population=population)
         validate.in_range(0.001, 100, sigma=sigma)
         self.preferred_population = population

@@ -3,14 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from math import log
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from engine import validate
-from engine.attacks.searchers.base import SEARCHERS
+from engine.attacks.searchers.base import SEARCHERS, matched_population
 from engine.attacks.searchers.packages import needed
 from engine.errors import PlanError
 from engine.registry import nearest
@@ -150,7 +149,7 @@ def _sized(
     workers: int | None = None,
 ) -> tuple[Any, int]:
     """Returns an optimizer and the candidates to ask it for, its own number if none is given."""
-    own = 1 if _is_sequential(name) else 2 * (4 + int(3 * log(dim)))
+    own = 1 if _is_sequential(name) else matched_population(dim)
     asked = own if population is None else population
     validate.count(population=asked, workers=asked if workers is None else workers)
     if workers is not None:

@@ -3,14 +3,13 @@
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from math import log
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from engine import validate
-from engine.attacks.searchers.base import SEARCHERS
+from engine.attacks.searchers.base import SEARCHERS, matched_population
 from engine.attacks.searchers.packages import needed
 from engine.registry import unknown_name
 from search_spaces.latent import View
@@ -159,7 +158,7 @@ _SAMPLERS: Final[Mapping[str, Callable[[Any, int, int, int], Any]]] = {
 
 def _population(optimizer: str, dim: int) -> int:
     if optimizer in CMA:
-        return 2 * (4 + int(3 * log(dim)))
+        return matched_population(dim)
     return MODEL_BASED_POPULATION if optimizer in MODEL_BASED else 50
 
 

@@ -1,11 +1,9 @@
 """Separable CMA-ES, written for what a short search with a cheap model can afford."""
 
-from math import log
-
 import numpy as np
 
 from engine import validate
-from engine.attacks.searchers.base import SEARCHERS
+from engine.attacks.searchers.base import SEARCHERS, matched_population
 from engine.attacks.searchers.separable import SeparableDistribution, SeparableEvolution
 from search_spaces.latent import View
 
@@ -38,7 +36,7 @@ class SepCmaSearcher:
         self, *, dim: int, budget: int, seed: int, population: int | None = None, sigma: float = 0.5
     ) -> None:
         del budget  # Plans nothing.
-        population = 2 * (4 + int(3 * log(dim))) if population is None else population
+        population = matched_population(dim) if population is None else population
         validate.count(population=population)
         validate.in_range(0.001, 100, sigma=sigma)
         self.preferred_population = population
