@@ -197,11 +197,18 @@ class GradientMatchingObjective:
         if len(self._sketch.names) == len(self.observed.tensors):
             return 1.0
         some = next(iter(self.observed.tensors.values()))
-        images = self.generate(some.new_zeros(FEWEST, self._dim))
-        updates = self.imitate(self.matcher.updates(images, self._labels(FEWEST)))
-        squared = updates.squared_norms()
+        squared = self._imitated_squares(self.generate(some.new_zeros(FEWEST, self._dim)))
         weighted = squared * self.distance.factors(squared).square()
         return float(self._sketch.seen(weighted)[0]) ** -0.5
+
+    def _imitated_squares(self, images: Tensor) -> Tensor:
+        """Returns squared norms of ``FEWEST`` candidates' imitated updates, ``(C, tensors)``."""
+        labels, form = self._labels(FEWEST), self.imitate.masked_scaling()
+        if self.why_updates or form is None:
+            return self.imitate(self.matcher.updates(images, labels)).squared_norms()
+        [moments] = self.matcher.moments(images, labels, [(self._observation, FEWEST)])
+        squared = moments.squared
+        return squared if form.scale is None else form.scale(squared).square() * squared
 
     def _of_moments(self, moments: Moments, images: Tensor, latents: Tensor) -> Scores:
         """Returns scores; between updates where moments leave too few digits of a loss."""

@@ -134,13 +134,14 @@ def test_a_sketch_is_linear():
     torch.testing.assert_close(doubled, sketch(tensors, 2 * ones))
 
 
-def test_large_tensors_are_left_out_and_made_up_for(make_objective, monkeypatch):
-    whole = make_objective("none")
+@pytest.mark.parametrize("chain", CHAINS)
+def test_large_tensors_are_left_out_and_made_up_for(make_objective, chain, monkeypatch):
+    whole = make_objective(chain)
     latents = latents_around(0.5, candidates=12)
     expected = whole.scores(latents, "sketches").details
     monkeypatch.setattr(objective_module, "SMALL", 27)
 
-    part = make_objective("none")
+    part = make_objective(chain)
     found = part.scores(latents, "sketches").details
 
     sizes = {name: tensor[0].numel() for name, tensor in part.observed.tensors.items()}
