@@ -130,8 +130,13 @@ def _search_quality(options: argparse.Namespace, device: torch.device) -> Result
     from benchmarks.search_quality import contestants, read, search_all
 
     del device  # Small models: processors do.
-    chosen = contestants(options.searcher or ["*"], options.budget or [1_000, 5_000, 25_000])
-    for row in search_all(chosen, range(options.targets), options.defense, options.results):
+    chosen = contestants(
+        options.searcher or ["*"],
+        options.budget or [1_000, 5_000, 25_000],
+        directions=options.directions,
+    )
+    targets, images = range(options.targets), options.images
+    for row in search_all(chosen, targets, options.defense, options.results, images=images):
         looks = {budget: f"{look['loss']:.4g}" for budget, look in row["at"].items()}
         print(  # noqa: T201
             f"{row['searcher']} behind {row['defense']}, target {row['target']}: "
@@ -204,8 +209,13 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--budget", action="append", type=int, help="1000, 5000 and 25000")
     quality.add_argument("--targets", type=int, default=20)
     quality.add_argument("--defense", nargs="+", default=list(DEFENSES), choices=list(DEFENSES))
+    quality.add_argument("--images", type=int, default=1, help="private images of a client")
+    quality.add_argument("--directions", type=int, help="principal ones, of an image, to search")
     quality.add_argument(
-        "--results", type=Path, default=Path("search-quality.jsonl"), help="kept, and added to"
+        "--results",
+        type=Path,
+        default=Path("search-quality.jsonl"),
+        help="one file for each way to search",
     )
     quality.add_argument("--markdown", type=Path, help="file for tables of all searchers")
     quality.add_argument("--plot", type=Path, help="PNG to draw the curves in")

@@ -44,10 +44,10 @@ DEFENSES: Final[Mapping[str, tuple[tuple[str, Mapping[str, object]], ...]]] = {
 AFFORDABLE: Final = {
     "nevergrad": 5_000,
     "nevergrad:OnePlusOne": 1_000,
-    "optuna": 1_000,
-    "turbo": 1_000,
-    "optuna:GP": 0,
-    "ax": 0,
+    "optuna": 2_500,
+    "turbo": 2_500,
+    "optuna:GP": 250,
+    "ax": 250,
 }
 CURVE_POINTS: Final = 40
 
@@ -78,8 +78,13 @@ class Contestant:
         return ((max(self.budgets), self.budgets),)
 
 
-def contestants(patterns: Sequence[str], budgets: Sequence[int]) -> list[Contestant]:
-    """Returns those whose name matches one of the patterns, at the budgets they can afford."""
+def contestants(
+    patterns: Sequence[str], budgets: Sequence[int], *, directions: int | None = None
+) -> list[Contestant]:
+    """Returns those whose name matches one of the patterns, at the budgets they can afford.
+
+    All of them search so many principal directions of each image; the published ones never.
+    """
     ggl = PRESETS["ggl"]
     published = replace(
         AttackSettings(),
@@ -88,7 +93,11 @@ def contestants(patterns: Sequence[str], budgets: Sequence[int]) -> list[Contest
         space=ggl.space,
     )
     found = {"ggl": published, "ggl preset": ggl}
-    found |= {row.name: AttackSettings(searcher=row.name) for row in list_searchers()}
+    common = AttackSettings()
+    if directions is not None:
+        common = replace(common, space="principal", space_settings={"directions": directions})
+        found = {}
+    found |= {row.name: common.with_searcher(row.name) for row in list_searchers()}
     chosen = []
     for name, settings in found.items():
         most = AFFORDABLE.get(name, AFFORDABLE.get(name.partition(":")[0], max(BUDGETS)))
@@ -113,9 +122,22 @@ def embedded_lab() -> Lab:
 
 
 def search_all(
-    chosen: Sequence[Contestant], targets: Sequence[int], defenses: Sequence[str], path: Path
+    chosen: Sequence[Contestant],
+    targets: Sequence[int],
+    defenses: Sequence[str],
+    path: Path,
+    *,
+    images: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Runs every search that ``path`` does not hold yet, appends each to it, and yields it."""
+    """Runs every search that ``path`` does not hold yet, appends each to it, and yields it.
+
+    Args:
+        chosen: Who searches.
+        targets: Clients, each with as many private images as ``images``.
+        defenses: Names of :data:`DEFENSES`.
+        path: File of results, of clients with so many images.
+        images: Private images of a client.
+    """
     lab = embedded_lab()
     _drop_torn_line(path)
     done = {(row["searcher"], row["defense"], row["target"], row["budget"]) for row in read(path)}
@@ -125,7 +147,7 @@ def search_all(
                 for budget, looks in one.runs:
                     if (one.name, defense, target, budget) in done:
                         continue
-                    row = _search(one, lab, defense, target, budget, looks)
+                    row = _search(one, lab, defense, target, images, budget, looks)
                     with path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")
                     yield row
@@ -180,7 +202,13 @@ class _Timed:
 
 
 def _search(
-    one: Contestant, lab: Lab, defense: str, target: int, budget: int, looks: tuple[int, ...]
+    one: Contestant,
+    lab: Lab,
+    defense: str,
+    target: int,
+    images: int,
+    budget: int,
+    looks: tuple[int, ...],
 ) -> dict[str, Any]:
     """Runs one search and scores what it had found at each of ``looks`` evaluations."""
     spec = TrialSpec(
@@ -191,6 +219,7 @@ def _search(
         target=target,
         budget=budget,
         seed=0,
+        images=images,
     )
     observed, _ = observe(spec, lab, target)
     knowledge = knowledge_of(spec, lab)
@@ -228,6 +257,7 @@ def _search(
         "searcher": one.name,
         "defense": defense,
         "target": target,
+        "images": images,
         "budget": budget,
         "seconds": seconds,
         "searcher_share": timed.seconds / seconds,
@@ -243,7 +273,7 @@ def _search(
 def _scored(
     objective: GradientMatchingObjective, latent: Tensor, lab: Lab, target: int
 ) -> dict[str, float]:
-    client = lab.private.of_client(target, 1)
+    client = lab.private.of_client(target, len(objective.labels))
     images = assign(objective.generate(latent)[None], client.images)
     found = score(images, client, model=lab.model, head=lab.head, classifier=lab.classifier)
     return {"psnr": found.metrics["psnr"], "identified": found.hits["top1"]}

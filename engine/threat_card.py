@@ -16,7 +16,7 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Observes": f"one client's update after its defenses: {_describe_training(plan.client)}",
         "Target model": f"known: {model.name} ({weights}), in evaluation mode",
         "Prior": f"a generator of public images: {_describe_generator(plan.generator)}",
-        "Label": f"not known; inferred from the update ({settings.label_inference})",
+        "Label": _describe_labels(settings),
         "Defense": "its kind is known, its parameters are estimated from the observed update",
         "Search": f"{settings.searcher} in the space "
         f"{label_space(settings.space, settings.space_settings)}, {plan.attack.budget} candidate "
@@ -52,3 +52,10 @@ def _describe_loss(settings: AttackSettings) -> str:
 def _describe_generator(generator: GeneratorPlan) -> str:
     layout = ", channels last" if generator.channels_last else ""
     return f"{generator.weights}, in {generator.precision}{layout}"
+
+
+def _describe_labels(settings: AttackSettings) -> str:
+    inferred = f"not known; inferred from the update ({settings.label_inference})"
+    if settings.label_hypotheses == 1:
+        return inferred
+    return f"{inferred}, up to {settings.label_hypotheses} hypotheses searched where it is unsure"

@@ -353,7 +353,7 @@ def _search(
     )
     return _Found(
         images=found.images[None],
-        labels=objective.labels,
+        labels=found.labels,
         loss=found.loss,
         imitation=str(objective.imitate),
         matching=objective.path,

@@ -65,6 +65,7 @@ def to_params(spec: TrialSpec) -> dict[str, str | float]:
         "regulariser": spec.settings.regulariser,
         "regulariser_weight": spec.settings.regulariser_weight,
         "label_inference": spec.settings.label_inference,
+        "label_hypotheses": spec.settings.label_hypotheses,
     }
 
 

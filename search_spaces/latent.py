@@ -31,7 +31,8 @@ class LatentSpace(Protocol):
         views: The views it has.
     """
 
-    views: ClassVar[tuple[View, ...]]
+    @property
+    def views(self) -> tuple[View, ...]: ...
 
     @property
     def dim(self) -> int:

@@ -1,23 +1,30 @@
 """Search spaces in the forms of Optuna, Nevergrad, Ax and Ray Tune, and their answers back.
 
-Every library sees the unit view of a latent space as parameters in [0, 1], one a coordinate, with
-the same names everywhere; what it suggests comes back as a mapping of those names.
+Every library sees the unit view of a latent space as parameters in [0, 1], one a coordinate, and
+the choice among hypotheses of the classes, where a space has one, as a categorical parameter. Names
+are the same everywhere; what a library suggests comes back as a mapping of those names.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from search_spaces.latent import LatentSpace
+from search_spaces.latent_spaces import LabelledSpace
 
 if TYPE_CHECKING:
-    from ax import RangeParameterConfig
-    from optuna.distributions import FloatDistribution
+    from ax import ChoiceParameterConfig, RangeParameterConfig
+    from optuna.distributions import BaseDistribution
+
+# The coordinate that chooses among hypotheses of the classes.
+LABELS: Final = "labels"
 
 
 def coordinate_names(space: LatentSpace) -> list[str]:
     """Returns a name for each coordinate, padded so that they sort in order: ``z00``, ``z01``.
+
+    The last one of a labelled space is ``labels``.
 
     Raises:
         ValueError: If the space has no unit view.
@@ -27,40 +34,63 @@ def coordinate_names(space: LatentSpace) -> list[str]:
             f"Expected a bounded space, got a {type(space).__name__}, which has no unit view. "
             "Use another."
         )
-    width = len(str(space.dim - 1))
-    return [f"z{place:0{width}}" for place in range(space.dim)]
+    choices = _choices(space)
+    continuous = space.dim - bool(choices)
+    width = len(str(continuous - 1))
+    return [f"z{place:0{width}}" for place in range(continuous)] + [LABELS] * bool(choices)
 
 
-def to_optuna(space: LatentSpace) -> "dict[str, FloatDistribution]":
-    """Returns the distributions of Optuna's ``study.ask`` or ``trial.suggest_float``."""
-    from optuna.distributions import FloatDistribution
+def to_optuna(space: LatentSpace) -> "dict[str, BaseDistribution]":
+    """Returns the distributions of Optuna's ``study.ask``."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    return {name: FloatDistribution(0.0, 1.0) for name in coordinate_names(space)}
+    def distribution(name: str) -> "BaseDistribution":
+        if name == LABELS:
+            return CategoricalDistribution(range(_choices(space)))
+        return FloatDistribution(0.0, 1.0)
+
+    return {name: distribution(name) for name in coordinate_names(space)}
 
 
 def to_nevergrad(space: LatentSpace) -> Any:
     """Returns Nevergrad's parametrization; the ``value`` of what it asks is the suggestion."""
     import nevergrad
 
-    scalars = {name: nevergrad.p.Scalar(lower=0.0, upper=1.0) for name in coordinate_names(space)}
-    return nevergrad.p.Dict(**scalars)
+    def parameter(name: str) -> Any:
+        if name == LABELS:
+            return nevergrad.p.Choice(range(_choices(space)))
+        return nevergrad.p.Scalar(lower=0.0, upper=1.0)
+
+    return nevergrad.p.Dict(**{name: parameter(name) for name in coordinate_names(space)})
 
 
-def to_ax(space: LatentSpace) -> "list[RangeParameterConfig]":
+def to_ax(space: LatentSpace) -> "list[RangeParameterConfig | ChoiceParameterConfig]":
     """Returns the parameters of Ax's ``client.configure_experiment``."""
-    from ax import RangeParameterConfig
+    from ax import ChoiceParameterConfig, RangeParameterConfig
 
-    return [
-        RangeParameterConfig(name=name, parameter_type="float", bounds=(0.0, 1.0))
-        for name in coordinate_names(space)
-    ]
+    def parameter(name: str) -> "RangeParameterConfig | ChoiceParameterConfig":
+        if name == LABELS:
+            return ChoiceParameterConfig(
+                name=name,
+                values=list(range(_choices(space))),
+                parameter_type="int",
+                is_ordered=False,
+            )
+        return RangeParameterConfig(name=name, parameter_type="float", bounds=(0.0, 1.0))
+
+    return [parameter(name) for name in coordinate_names(space)]
 
 
 def to_tune(space: LatentSpace) -> dict[str, Any]:
     """Returns the ``param_space`` of a Ray Tune ``Tuner``."""
     from ray import tune
 
-    return {name: tune.uniform(0.0, 1.0) for name in coordinate_names(space)}
+    return {
+        name: tune.choice(list(range(_choices(space))))
+        if name == LABELS
+        else tune.uniform(0.0, 1.0)
+        for name in coordinate_names(space)
+    }
 
 
 def grid_to_tune(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -78,9 +108,9 @@ def to_point(space: LatentSpace, suggestion: Mapping[str, float]) -> np.ndarray:
     """Returns a suggestion as a point ``(dim,)`` of the unit view, float64.
 
     Raises:
-        ValueError: For missing or unknown names, or values outside [0, 1].
+        ValueError: For missing or unknown names, or values outside [0, 1] or of no hypothesis.
     """
-    names = coordinate_names(space)
+    names, choices = coordinate_names(space), _choices(space)
     wrong = sorted(set(names) ^ set(suggestion))
     if wrong:
         raise ValueError(
@@ -88,6 +118,12 @@ def to_point(space: LatentSpace, suggestion: Mapping[str, float]) -> np.ndarray:
             f"that differs in {', '.join(wrong[:5])}{' and others' if len(wrong) > 5 else ''}."
         )
     point = np.array([suggestion[name] for name in names], dtype=np.float64)
+    if choices:
+        if point[-1] not in range(choices):
+            raise ValueError(
+                f"Expected {LABELS} to be a whole number below {choices}, got {point[-1]:g}."
+            )
+        point[-1] = (point[-1] + 0.5) / choices
     outside = ~((point >= 0) & (point <= 1))
     if outside.any():
         first = int(outside.argmax())
@@ -103,4 +139,13 @@ def to_points(space: LatentSpace, suggestions: Sequence[Mapping[str, float]]) ->
 
 def to_suggestion(space: LatentSpace, point: np.ndarray) -> dict[str, float]:
     """Returns a point ``(dim,)`` of the unit view by the names of its coordinates."""
-    return dict(zip(coordinate_names(space), point.tolist(), strict=True))
+    found = dict(zip(coordinate_names(space), point.tolist(), strict=True))
+    choices = _choices(space)
+    if choices:
+        found[LABELS] = min(int(found[LABELS] * choices), choices - 1)
+    return found
+
+
+def _choices(space: LatentSpace) -> int:
+    """Returns among how many hypotheses a space chooses; 0 where it does not."""
+    return space.choices if isinstance(space, LabelledSpace) else 0

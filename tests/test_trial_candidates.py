@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.attacks import AttackSettings
-from engine.attacks.attack import searched_space, searcher_of
+from engine.attacks.attack import lone_searcher, searched_space
 from engine.federation.client import LocalTraining
 from engine.trial import SEARCHES, run_trial, search_seed
 from engine.trial_candidates import conclude_trial, problem_of
@@ -19,7 +19,7 @@ SETTINGS = AttackSettings(searcher="optuna:Random", searcher_settings={"populati
 def proposed(spec, problem):
     """Returns what the search of the spec would propose, its searcher being memoryless."""
     dim, seed = problem.space.dim, search_seed(spec)
-    searcher = searcher_of(spec.settings, dim=dim, budget=spec.budget, seed=seed)
+    searcher = lone_searcher(spec.settings, dim=dim, budget=spec.budget, seed=seed)
     return np.concatenate([searcher.ask(4) for _ in range(BUDGET // 4)])
 
 
@@ -54,6 +54,25 @@ def test_candidates_of_several_images_and_steps_are_whole_batches(lab):  # noqa:
     losses = [problem.loss_of(to_suggestion(problem.space, point)) for point in points]
 
     np.testing.assert_allclose(losses, run_trial(spec, lab).losses, rtol=1e-4)
+
+
+def test_candidates_of_unsure_labels_choose_among_hypotheses(lab):  # noqa: F811
+    settings = dataclasses.replace(SETTINGS, label_hypotheses=3)
+    noise = (("gaussian_noise", {"std": 2.0}),)
+    spec = spec_of(defense=noise, budget=BUDGET, settings=settings)
+    problem = problem_of(spec, lab)
+    points = proposed(spec, problem)
+
+    suggestions = [to_suggestion(problem.space, point) for point in points]
+    losses = np.array([problem.loss_of(one) for one in suggestions], dtype=np.float32)
+    result = conclude_trial(spec, lab, points=points, losses=losses)
+
+    labels = (problem.objective.labels, *problem.objective.other_labels)
+    assert len(labels) == 3
+    assert {one["labels"] for one in suggestions} == {0, 1, 2}
+    best = suggestions[int(losses.argmin())]
+    assert result.inferred_labels == labels[best["labels"]]
+    assert result.loss == losses.min()
 
 
 def test_a_candidate_costs_the_generator_its_own_images_alone(lab):  # noqa: F811

@@ -9,9 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from engine import validate
+from engine.attacks.choices import AtChoice
 from engine.attacks.distances import DISTANCES
 from engine.attacks.knowledge import ThreatKnowledge
-from engine.attacks.labels import LABEL_INFERENCES
+from engine.attacks.labels import LABEL_INFERENCES, plausible_labels
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
 from engine.attacks.restarts import SCHEDULERS, Restarts
@@ -23,6 +24,7 @@ from engine.errors import InputError, PlanError
 from engine.federation.update import Update
 from engine.seeding import stream_seed
 from search_spaces.latent import LatentSpace
+from search_spaces.latent_spaces import LabelledSpace
 
 # Arguments of searchers that come from the search, not from a plan.
 RESERVED: Final = frozenset({"dim", "budget", "seed"})
@@ -38,6 +40,8 @@ class AttackSettings:
         space: Name of the latent space, e.g. ``gaussian``; ``leaktune list spaces`` has all.
         space_settings: Its settings.
         label_inference: How the classes are inferred from the update: ``bias`` or ``row_sum``.
+        label_hypotheses: Classes of the client's images that are searched at most, where the update
+            speaks for several about as well: a discrete coordinate beside those of the space.
         distance: ``squared_l2`` (the paper's D1) or ``cosine`` (D2).
         regulariser: ``none``, ``kl`` (the paper's R1), ``norm`` (R2) or ``prior``.
         regulariser_weight: Factor of the regulariser; ``posterior`` for the one that makes squared
@@ -46,7 +50,8 @@ class AttackSettings:
         restarts: Searches from different seeds that share the budget; the reconstruction is that of
             the lowest loss among all of them.
         scheduler: Which restarts are stopped early: ``none``, ``halving`` or ``median``, see
-            :class:`engine.attacks.restarts.Restarts`.
+            :class:`engine.attacks.restarts.Restarts`; hypotheses of the classes stop one another
+            by ``halving`` if not by ``median``.
         max_seconds: Time after which a search begins no further generation; None for no limit.
         published_code: Imitate defenses as GGL's published code does where it departs from the
             paper.
@@ -57,6 +62,7 @@ class AttackSettings:
     space: str = "gaussian"
     space_settings: Mapping[str, object] = field(default_factory=dict)
     label_inference: str = "bias"
+    label_hypotheses: int = 1
     distance: str = "squared_l2"
     regulariser: str = "prior"
     regulariser_weight: float | Literal["posterior"] = "posterior"
@@ -90,7 +96,7 @@ class AttackSettings:
             validate.in_range(0, 1e9, regulariser_weight=self.regulariser_weight)
 
     def _check_restarts(self) -> None:
-        validate.count(restarts=self.restarts)
+        validate.count(restarts=self.restarts, label_hypotheses=self.label_hypotheses)
         validate.choice(tuple(SCHEDULERS), scheduler=self.scheduler)
         _, fewest = SCHEDULERS[self.scheduler]
         if self.restarts < fewest:
@@ -143,6 +149,7 @@ class Reconstruction:
 
     Attributes:
         images: Images of the best latent, ``(B, ch, H, W)`` in [0, 1].
+        labels: The classes it attributes to them.
         latent: The best latent, ``(1, d)``.
         loss: Matching loss of the best latent.
         losses: Loss of every candidate in the order evaluated, ``(evaluations,)``.
@@ -152,6 +159,7 @@ class Reconstruction:
     """
 
     images: Tensor
+    labels: tuple[int, ...]
     latent: Tensor
     loss: float
     losses: np.ndarray
@@ -170,9 +178,17 @@ def prepare_objective(
         head=knowledge.head,
         published_code=settings.published_code,
     )
+    labels, *others = plausible_labels(
+        settings.label_inference,
+        observed,
+        knowledge,
+        noise_std=imitation.noise_std,
+        most=settings.label_hypotheses,
+    )
     return GradientMatchingObjective(
         observed=observed,
-        labels=LABEL_INFERENCES[settings.label_inference](observed, knowledge),
+        labels=labels,
+        other_labels=tuple(others),
         knowledge=entered(settings.space, knowledge),
         imitate=imitation,
         distance=DISTANCES[settings.distance],
@@ -207,7 +223,7 @@ def attack_steps(
     """
     space = searched_space(objective, settings, seed=seed)
     if searcher is None:
-        searcher = searcher_of(settings, dim=space.dim, budget=budget, seed=seed)
+        searcher = searcher_of(settings, space, budget=budget, seed=seed)
     population = min(searcher.preferred_population, budget)
     result = yield from search_steps(
         objective,
@@ -227,6 +243,7 @@ def attack_steps(
         )
     return Reconstruction(
         images=objective.generate(result.latent),
+        labels=objective.labels_of(result.latent),
         latent=result.latent,
         loss=result.loss,
         losses=result.losses,
@@ -240,37 +257,64 @@ def searched_space(
     objective: GradientMatchingObjective, settings: AttackSettings, *, seed: int
 ) -> LatentSpace:
     """Returns the space of an attack whose root of randomness is ``seed``."""
-    return space_of(
+    latents = space_of(
         settings.space,
         settings.space_settings,
         objective.knowledge,
         labels=objective.labels,
         seed=stream_seed(seed, "space"),
     )
+    return _labelled(latents, settings, choices=1 + len(objective.other_labels))
 
 
-def searcher_of(settings: AttackSettings, *, dim: int, budget: int, seed: int) -> Searcher:
+def _labelled(latents: LatentSpace, settings: AttackSettings, *, choices: int) -> LatentSpace:
+    return LabelledSpace(latents, choices) if settings.label_hypotheses > 1 else latents
+
+
+def searcher_of(
+    settings: AttackSettings, space: LatentSpace, *, budget: int, seed: int
+) -> Searcher:
     """Returns the searcher of an attack whose root of randomness is ``seed``.
 
-    One of several restarts may plan for its even share of the budget.
+    Each hypothesis of the classes is searched by itself, as often as ``restarts`` say, and each of
+    these may plan for its even share of the budget.
 
     Raises:
         PlanError: If it cannot be built of these settings, or not for so small a budget.
     """
+    choices = space.choices if isinstance(space, LabelledSpace) else 1
+    searches = choices * settings.restarts
 
-    def make(restart: int) -> Searcher:
-        own = ("searcher", restart) if restart else ("searcher",)
-        return make_searcher(
-            settings.searcher,
-            dim=dim,
-            budget=max(1, budget // settings.restarts),
-            seed=stream_seed(seed, *own),
-            **settings.searcher_settings,
-        )
+    def make(place: int) -> Searcher:
+        own = {"budget": max(1, budget // searches), "seed": seed, "place": place}
+        if not isinstance(space, LabelledSpace):
+            return lone_searcher(settings, dim=space.dim, **own)
+        searcher = lone_searcher(settings, dim=space.dim - 1, **own)
+        return AtChoice(searcher, space.coordinate(place % choices, searcher.view))
 
-    if settings.restarts == 1:
+    if searches == 1:
         return make(0)
-    return Restarts(make, restarts=settings.restarts, budget=budget, scheduler=settings.scheduler)
+    stopped = choices > 1 and settings.scheduler == "none"
+    scheduler = "halving" if stopped else settings.scheduler
+    return Restarts(make, restarts=searches, budget=budget, scheduler=scheduler)
+
+
+def lone_searcher(
+    settings: AttackSettings, *, dim: int, budget: int, seed: int, place: int = 0
+) -> Searcher:
+    """Returns one searcher of an attack whose root of randomness is ``seed``.
+
+    Raises:
+        PlanError: If it cannot be built of these settings.
+    """
+    own = ("searcher", place) if place else ("searcher",)
+    return make_searcher(
+        settings.searcher,
+        dim=dim,
+        budget=budget,
+        seed=stream_seed(seed, *own),
+        **settings.searcher_settings,
+    )
 
 
 def run_attack(
@@ -288,7 +332,7 @@ def check_settings(settings: AttackSettings, knowledge: ThreatKnowledge, *, budg
             generator the space is not for, or a missing package.
     """
     space = space_to_check(settings, knowledge)
-    searcher = searcher_of(settings, dim=space.dim, budget=budget, seed=0)
+    searcher = searcher_of(settings, space, budget=budget, seed=0)
     if searcher.view not in space.views:
         raise PlanError(
             f"Expected a bounded space for the searcher {settings.searcher!r}, got "
@@ -300,4 +344,5 @@ def space_to_check(settings: AttackSettings, knowledge: ThreatKnowledge) -> Late
     """Returns a space of the dimension and the views that an attack will search."""
     labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
     entry = entered(settings.space, knowledge)
-    return space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
+    latents = space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
+    return _labelled(latents, settings, choices=settings.label_hypotheses)

@@ -1,8 +1,11 @@
-"""Label inference: which classes does an observed update betray."""
+"""Label inference: which classes does an observed update betray, and how surely."""
 
-from collections.abc import Callable
-from typing import Final
+import heapq
+from collections.abc import Callable, Iterator
+from math import log
+from typing import Final, NamedTuple
 
+import torch
 from torch import Tensor
 
 from engine.attacks.knowledge import ThreatKnowledge
@@ -10,47 +13,58 @@ from engine.defenses.base import SCALING
 from engine.errors import UnsupportedModelError
 from engine.federation.update import Update
 
+# A hypothesis that is less plausible than the first by more than this factor is not searched.
+IMPLAUSIBLE: Final = 100.0
+# Images of the prior that say how far predictions differ from image to image.
+SPREAD_DRAWS: Final = 64
 
-def infer_by_row_sum(observed: Update, knowledge: ThreatKnowledge) -> tuple[int, ...]:
-    """Takes classes by the sums of their rows in the head's weight gradient, smallest first.
+Labels = tuple[int, ...]
+
+
+class Evidence(NamedTuple):
+    """What the gradient of the target model's head says of the client's classes.
+
+    Attributes:
+        entries: One number a class ``(K,)``, which every image of the class lowers.
+        impact: By how much one image lowers it.
+        summed: Entries of the update that one of these numbers is the sum of.
+    """
+
+    entries: Tensor
+    impact: float
+    summed: int
+
+
+def by_row_sum(observed: Update, knowledge: ThreatKnowledge) -> Evidence:
+    """Returns the sums of the rows of the head's weight gradient.
 
     The gradient's row of class ``k`` is the mean over the ``B`` images of ``(p_k - y_k)`` times the
-    representation; behind a ReLU the representation is not negative, so that only classes among
-    the true ones have a negative sum (`iDLG <https://arxiv.org/abs/2001.02610>`_; for ``B = 1`` the
-    smallest sum is the rule of GGL). Every such class is taken once, then whichever sum is the
-    smallest, each time with what one image adds to a sum taken away again. That impact is
-    estimated as the negative sums over ``B``, times ``1 + 1/K``
+    representation, which behind a ReLU is not negative. The impact of one image is estimated as
+    the negative sums over ``B``, times ``1 + 1/K``
     (`LLG <https://arxiv.org/abs/2105.09369>`_, Wainakh et al. 2021, without auxiliary data).
-
-    Returns:
-        The classes of the client's images, ``B`` of them in ascending order.
     """
-    sums = observed.tensors[knowledge.head.weight][0].sum(1)
-    images = knowledge.images_per_client
-    impact = float(-sums.clamp(max=0).sum()) / images * (1 + 1 / len(sums))
-    once = _take_smallest(sums, min(images, int((sums < 0).sum())), impact=float("inf"))
-    left = sums.clone()
-    left[once] += impact
-    return tuple(sorted(once + _take_smallest(left, images - len(once), impact=impact)))
+    rows = observed.tensors[knowledge.head.weight][0]
+    sums = rows.sum(1)
+    impact = float(-sums.clamp(max=0).sum()) / knowledge.images_per_client * (1 + 1 / len(sums))
+    return Evidence(sums, impact, rows.shape[1])
 
 
-def infer_by_bias(observed: Update, knowledge: ThreatKnowledge) -> tuple[int, ...]:
-    """Takes classes by their entries in the head's bias gradient, smallest first.
+def by_bias(observed: Update, knowledge: ThreatKnowledge) -> Evidence:
+    """Returns the head's bias gradient.
 
     The entry of class ``k`` is the mean over the ``B`` images of ``p_k - y_k``, summed over local
-    steps: one image of the class moves it by ``-steps / B``. So that much is added to the smallest
-    entry for each class taken, in the manner of LLG
-    (`Wainakh et al. (2021) <https://arxiv.org/abs/2105.09369>`_), whose impact of one image has to
-    be estimated where here it is known. A client that clips may have scaled the update, by how much
-    the server cannot see: then the impact is estimated too, from the negative entries, whose sum is
-    ``-steps (1 - m / K)`` times the scale if ``m`` of ``K`` classes occur, each in more than
-    ``B / K`` images, and the model has no preference among them.
+    steps: one image of the class moves it by ``-steps / B``, where LLG
+    (`Wainakh et al. (2021) <https://arxiv.org/abs/2105.09369>`_) has to estimate that impact. A
+    client that clips may have scaled the update, by how much the server cannot see: then the
+    impact is estimated too, from the negative entries, whose sum is ``-steps (1 - m / K)`` times
+    the scale if ``m`` of ``K`` classes occur, each in more than ``B / K`` images, and the model
+    has no preference among them.
 
     Needs no assumption about the representation's sign, and under noise compares entries that
     differ by ``steps / B`` instead of sums over hundreds of noisy entries.
 
-    Returns:
-        The classes of the client's images, ``B`` of them in ascending order.
+    Raises:
+        UnsupportedModelError: If the head has no bias.
     """
     head, images = knowledge.head, knowledge.images_per_client
     if not head.has_bias:
@@ -61,7 +75,111 @@ def infer_by_bias(observed: Update, knowledge: ThreatKnowledge) -> tuple[int, ..
     entries, impact = observed.tensors[head.bias][0], knowledge.training.steps / images
     if SCALING.intersection(knowledge.defense_kinds):
         impact = min(impact, _scaled_impact(entries, images))
-    return tuple(sorted(_take_smallest(entries, images, impact=impact)))
+    return Evidence(entries, impact, 1)
+
+
+def infer_by_row_sum(observed: Update, knowledge: ThreatKnowledge) -> Labels:
+    """Takes classes by :func:`by_row_sum`, smallest first.
+
+    Only classes among the true ones have a negative sum
+    (`iDLG <https://arxiv.org/abs/2001.02610>`_; for ``B = 1`` the smallest sum is the rule of GGL).
+    Every such class is taken once, then whichever sum is the smallest, each time with the impact of
+    one image taken away again.
+
+    Returns:
+        The classes of the client's images, ``B`` of them in ascending order.
+    """
+    sums, impact, _ = by_row_sum(observed, knowledge)
+    images = knowledge.images_per_client
+    once = _take_smallest(sums, min(images, int((sums < 0).sum())), impact=float("inf"))
+    left = sums.clone()
+    left[once] += impact
+    return tuple(sorted(once + _take_smallest(left, images - len(once), impact=impact)))
+
+
+def infer_by_bias(observed: Update, knowledge: ThreatKnowledge) -> Labels:
+    """Takes classes by :func:`by_bias`, smallest entry first, each with its impact taken away.
+
+    Returns:
+        The classes of the client's images, ``B`` of them in ascending order.
+    """
+    entries, impact, _ = by_bias(observed, knowledge)
+    return tuple(sorted(_take_smallest(entries, knowledge.images_per_client, impact=impact)))
+
+
+def plausible_labels(
+    rule: str, observed: Update, knowledge: ThreatKnowledge, *, noise_std: float, most: int
+) -> tuple[Labels, ...]:
+    """Returns the classes that a rule infers, then others that the update speaks for about as well.
+
+    With the classes' entries ``e``, the impact ``s`` of an image and ``n`` images a class, the
+    plausibility is ``exp(-sum_k (e_k + s n_k)^2 / 2v)``: what is left of the entries without the
+    images' impact is noise, and predictions, both with a variance in ``v`` that does not depend on
+    the class. How far predictions differ is seen on images of the generator.
+
+    Args:
+        rule: A name of :data:`LABEL_INFERENCES`.
+        observed: The update the server received.
+        knowledge: What the attacker may use.
+        noise_std: Estimated deviation of the noise in each entry of the update.
+        most: Hypotheses to return at most.
+
+    Returns:
+        Hypotheses by falling plausibility, each ``B`` classes in ascending order; those less
+        plausible than a hundredth of the first left out.
+    """
+    infer, gather = LABEL_INFERENCES[rule]
+    first = infer(observed, knowledge)
+    if most == 1:
+        return (first,)
+    evidence = gather(observed, knowledge)
+    predicted = evidence.impact * knowledge.images_per_client**0.5 * _prediction_spread(knowledge)
+    variance = noise_std**2 * evidence.summed + predicted**2
+    return tuple(_by_plausibility(first, evidence, max(variance, 1e-30), most))
+
+
+def _by_plausibility(
+    first: Labels, evidence: Evidence, variance: float, most: int
+) -> Iterator[Labels]:
+    """Yields hypotheses, best first, each from one before by exchanging one class."""
+    waiting, seen, yielded = [(0.0, first)], {first}, 0
+    while waiting and yielded < most:
+        doubt, labels = heapq.heappop(waiting)
+        if doubt > log(IMPLAUSIBLE):
+            return
+        yield labels
+        yielded += 1
+        for change, other in _exchanges(labels, evidence, variance, most):
+            if other not in seen:
+                seen.add(other)
+                heapq.heappush(waiting, (doubt + change, other))
+
+
+def _exchanges(
+    labels: Labels, evidence: Evidence, variance: float, most: int
+) -> Iterator[tuple[float, Labels]]:
+    """Yields the best exchanges of one class for another, and what each adds to the doubt."""
+    left = evidence.entries.double().cpu().clone()
+    for label in labels:
+        left[label] += evidence.impact
+    for taken in sorted(set(labels)):
+        changes = evidence.impact * (left - left[taken] + evidence.impact) / variance
+        changes[taken] = float("inf")
+        for other in changes.argsort()[: min(most, len(changes) - 1)].tolist():
+            kept = list(labels)
+            kept[kept.index(taken)] = other
+            yield float(changes[other]), tuple(sorted(kept))
+
+
+@torch.no_grad()
+def _prediction_spread(knowledge: ThreatKnowledge) -> float:
+    """Returns by how much the probability of a class differs among images of the prior."""
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randn(SPREAD_DRAWS, knowledge.latent_dim, generator=rng)
+    labels = torch.arange(SPREAD_DRAWS) % knowledge.classes
+    device = next(knowledge.model.parameters()).device
+    images = knowledge.generate(latents.to(device), labels.to(device))
+    return float(knowledge.model(images).softmax(1).var(0).mean().sqrt())
 
 
 def _scaled_impact(entries: Tensor, images: int) -> float:
@@ -80,7 +198,14 @@ def _take_smallest(entries: Tensor, count: int, *, impact: float) -> list[int]:
     return taken
 
 
-LABEL_INFERENCES: Final[dict[str, Callable[[Update, ThreatKnowledge], tuple[int, ...]]]] = {
-    "bias": infer_by_bias,
-    "row_sum": infer_by_row_sum,
+class LabelInference(NamedTuple):
+    """A rule of label inference: what it infers, and from which evidence."""
+
+    infer: Callable[[Update, ThreatKnowledge], Labels]
+    gather: Callable[[Update, ThreatKnowledge], Evidence]
+
+
+LABEL_INFERENCES: Final[dict[str, LabelInference]] = {
+    "bias": LabelInference(infer_by_bias, by_bias),
+    "row_sum": LabelInference(infer_by_row_sum, by_row_sum),
 }

@@ -19,7 +19,7 @@ from engine.attacks.matching import (
     Matcher,
     Moments,
     Observation,
-    at_least_fewest,
+    filled_up,
     make_matcher,
 )
 from engine.attacks.scores import Scores
@@ -42,11 +42,13 @@ class GradientMatchingObjective:
     effects: it neither counts evaluations nor logs.
 
     A candidate is as many images as ``labels`` has classes, ``B``; its latent is theirs, one after
-    the other, ``d = B * knowledge.latent_dim``.
+    the other, ``d = B * knowledge.latent_dim``. Where the classes are not certain, the latent may
+    have one number more, the place of its own among ``labels`` and ``other_labels``.
 
     Attributes:
         observed: The update the server received, ``C = 1``.
         labels: The classes attributed to its images, ``B`` of them.
+        other_labels: Classes that might be theirs instead.
         knowledge: What the attacker may use.
         imitate: The estimated defense, applied to candidates' updates.
         distance: Candidates' updates and the observed one to distances ``(C,)``.
@@ -68,6 +70,7 @@ class GradientMatchingObjective:
     regulariser: Callable[[Tensor], Tensor] = regularisers.none
     regulariser_weight: float = 0.0
     chunk_size: int | None = None
+    other_labels: tuple[tuple[int, ...], ...] = ()
 
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Tensor:
@@ -88,17 +91,17 @@ class GradientMatchingObjective:
         """
         with torch.enable_grad():
             leaves = latents.detach().clone().requires_grad_()
-            labels, knowledge = self._labels(len(leaves)), self.knowledge
+            labels, knowledge = self._labels(leaves), self.knowledge
             updates = compute_update(
                 knowledge.model,
-                knowledge.generate(leaves.reshape(-1, knowledge.latent_dim), labels),
+                knowledge.generate(self._codes(leaves), labels),
                 labels,
                 images_per_client=len(self.labels),
                 training=knowledge.training,
                 differentiable=True,
             )
             distances = self.distance(self.imitate(updates), self.observed)
-            losses = distances + self.regulariser_weight * self.regulariser(leaves)
+            losses = distances + self._penalties(leaves)
             [gradients] = torch.autograd.grad(losses.sum(), [leaves])
         return Scores(losses.detach(), gradients)
 
@@ -111,17 +114,19 @@ class GradientMatchingObjective:
         the target model has at least, which a costly generator would feel.
         """
         images = self.generate(latent).unflatten(0, (1, len(self.labels)))
-        alone = Evaluation(self, at_least_fewest(latent))
-        [scores] = _distances([alone], [at_least_fewest(images).flatten(0, 1)])
+        alone = Evaluation(self, filled_up(latent))
+        [scores] = _distances([alone], [filled_up(images).flatten(0, 1)])
         distance = scores.losses[:1].to(latent.dtype)
-        return distance + self.regulariser_weight * self.regulariser(latent)
+        return distance + self._penalties(latent)
 
     @torch.no_grad()
     def generate(self, latents: Tensor) -> Tensor:
         """Returns images ``(C * B, ch, H, W)`` of the attributed classes for latents ``(C, d)``."""
-        return self.knowledge.generate(
-            latents.reshape(-1, self.knowledge.latent_dim), self._labels(len(latents))
-        )
+        return self.knowledge.generate(self._codes(latents), self._labels(latents))
+
+    def labels_of(self, latent: Tensor) -> tuple[int, ...]:
+        """Returns the classes attributed to the images of a latent ``(1, d)``."""
+        return tuple(self._labels(latent).tolist())
 
     @cached_property
     def matcher(self) -> Matcher:
@@ -177,11 +182,21 @@ class GradientMatchingObjective:
         return len(self.labels) * self.knowledge.latent_dim
 
     @cached_property
-    def _classes(self) -> Tensor:
-        return torch.tensor(self.labels, device=self._observation.device)
+    def _label_sets(self) -> Tensor:
+        return torch.tensor((self.labels, *self.other_labels), device=self._observation.device)
 
-    def _labels(self, candidates: int) -> Tensor:
-        return self._classes.expand(candidates, -1).flatten()
+    def _labels(self, latents: Tensor) -> Tensor:
+        """Returns the labels of all images of latents, ``(C * B,)``."""
+        if latents.shape[1] == self._dim:
+            return self._label_sets[0].expand(len(latents), -1).flatten()
+        return self._label_sets[latents[:, self._dim].long()].flatten()
+
+    def _codes(self, latents: Tensor) -> Tensor:
+        """Returns the latents of all images, ``(C * B, latent_dim)``."""
+        return latents[:, : self._dim].reshape(-1, self.knowledge.latent_dim)
+
+    def _penalties(self, latents: Tensor) -> Tensor:
+        return self.regulariser_weight * self.regulariser(latents[:, : self._dim])
 
     @cached_property
     def _sketched_observation(self) -> Observation:
@@ -203,7 +218,8 @@ class GradientMatchingObjective:
 
     def _imitated_squares(self, images: Tensor) -> Tensor:
         """Returns squared norms of ``FEWEST`` candidates' imitated updates, ``(C, tensors)``."""
-        labels, form = self._labels(FEWEST), self.imitate.masked_scaling()
+        labels = self._label_sets[0].expand(FEWEST, -1).flatten()
+        form = self.imitate.masked_scaling()
         if self.why_updates or form is None:
             return self.imitate(self.matcher.updates(images, labels)).squared_norms()
         [moments] = self.matcher.moments(images, labels, [(self._observation, FEWEST)])
@@ -226,7 +242,7 @@ class GradientMatchingObjective:
         near = (distances < CANCELLATION * subtracted).nonzero().flatten()
         if not len(near):
             return Scores(distances, sketches)
-        enough = at_least_fewest(near)
+        enough = filled_up(near)
         again = self._between_updates(
             images.unflatten(0, (len(latents), -1))[enough].flatten(0, 1), latents[enough]
         )
@@ -236,7 +252,7 @@ class GradientMatchingObjective:
     def _between_updates(
         self, images: Tensor, latents: Tensor, *, sketched: bool = False
     ) -> Scores:
-        candidates = self.imitate(self.matcher.updates(images, self._labels(len(latents))))
+        candidates = self.imitate(self.matcher.updates(images, self._labels(latents)))
         distances = self.distance(candidates, self.observed)
         if not sketched:
             return Scores(distances)
@@ -252,7 +268,7 @@ class GradientMatchingObjective:
         sketches = self._sketch(tensors, self._magnification * factors)
         if self.regulariser is not regularisers.prior:
             return sketches
-        return torch.cat([sketches, self.regulariser_weight**0.5 * latents], 1)
+        return torch.cat([sketches, self.regulariser_weight**0.5 * latents[:, : self._dim]], 1)
 
 
 MatchingEvaluation = Evaluation[GradientMatchingObjective]
@@ -296,7 +312,7 @@ def _joined_scores(parts: Sequence[Scores]) -> Scores:
 
 def _score(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
     """Returns the scores of each objective's latents; none of them is empty."""
-    padded = [one._replace(latents=at_least_fewest(one.latents)) for one in parts]
+    padded = [one._replace(latents=filled_up(one.latents)) for one in parts]
     compared = [one for one in padded if one.wanted != "gradients"]
     found = iter(_compared(compared) if compared else ())
     scores = [
@@ -317,8 +333,7 @@ def _compared(evaluations: Sequence[MatchingEvaluation]) -> list[Scores]:
     images = _generate([one.objective for one in evaluations], [one.latents for one in evaluations])
     return [
         scores._replace(
-            losses=scores.losses.to(one.latents.dtype)
-            + one.objective.regulariser_weight * one.objective.regulariser(one.latents)
+            losses=scores.losses.to(one.latents.dtype) + one.objective._penalties(one.latents)
         )
         for one, scores in zip(evaluations, _distances(evaluations, images), strict=True)
     ]
@@ -329,9 +344,10 @@ def _generate(
 ) -> list[Tensor]:
     """Returns the images of each objective's latents, made in one batch."""
     first = objectives[0]
+    pairs = list(zip(objectives, latents, strict=True))
     images = first.knowledge.generate(
-        _joined(latents).reshape(-1, first.knowledge.latent_dim),
-        _joined([one._labels(len(some)) for one, some in zip(objectives, latents, strict=True)]),
+        _joined([one._codes(some) for one, some in pairs]),
+        _joined([one._labels(some) for one, some in pairs]),
     )
     return list(images.split([len(some) * len(first.labels) for some in latents]))
 
@@ -361,7 +377,7 @@ def _distances(evaluations: Sequence[MatchingEvaluation], images: Sequence[Tenso
 
 
 def _labels_of(evaluation: MatchingEvaluation) -> Tensor:
-    return evaluation.objective._labels(len(evaluation.latents))
+    return evaluation.objective._labels(evaluation.latents)
 
 
 def _observation_of(evaluation: MatchingEvaluation) -> Observation:

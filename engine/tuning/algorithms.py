@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
 from engine.attacks import AttackSettings
-from engine.attacks.attack import searcher_of
+from engine.attacks.attack import lone_searcher
 from engine.attacks.searchers import AxSearcher, OptunaSearcher
 from engine.attacks.searchers.nevergrad_searcher import make_optimizer
 from engine.seeding import stream_seed
@@ -42,7 +42,7 @@ def make_algorithm(
         return Algorithm(TuneSampling(space, seed=own), budget)
     if family == "nevergrad":
         return _nevergrad(settings, optimizer or "DiagonalCMA", space, budget=budget, seed=seed)
-    searcher = searcher_of(settings, dim=space.dim, budget=budget, seed=seed)
+    searcher = lone_searcher(settings, dim=space.dim, budget=budget, seed=seed)
     if isinstance(searcher, OptunaSearcher):
         return Algorithm(_optuna(searcher, space), searcher.preferred_population)
     assert isinstance(searcher, AxSearcher)
@@ -62,10 +62,10 @@ class TuneSampling(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
         self._space = to_tune(space)
         self._rng = np.random.default_rng(seed)
 
-    def suggest(self, trial_id: str) -> dict[str, float]:
+    def suggest(self, trial_id: str) -> dict[str, Any]:
         del trial_id
         [(_, config)] = generate_variants({"config": self._space}, random_state=self._rng)
-        drawn: dict[str, float] = config["config"]
+        drawn: dict[str, Any] = config["config"]
         return drawn
 
     def on_trial_complete(self, trial_id: str, *args: Any, **result: Any) -> None:
@@ -90,7 +90,7 @@ class AxSearch(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
         self._left = budget
         self._waiting: deque[np.ndarray] = deque()
 
-    def suggest(self, trial_id: str) -> dict[str, float]:
+    def suggest(self, trial_id: str) -> dict[str, Any]:
         del trial_id
         if not self._waiting:
             self._waiting.extend(
@@ -115,7 +115,7 @@ def _optuna(searcher: OptunaSearcher, space: LatentSpace) -> Any:
         space=to_optuna(space), sampler=searcher.sampler, metric=METRIC, mode=MODE
     )
     if searcher.is_introduced:
-        search.add_evaluated_point(dict.fromkeys(to_optuna(space), 0.5), 0.0)
+        search.add_evaluated_point(to_suggestion(space, np.full(space.dim, 0.5)), 0.0)
     return search
 
 

@@ -13,6 +13,7 @@ from search_spaces.latent_spaces.coordinates import (
     RawLatentSpace,
     TanhLatentSpace,
 )
+from search_spaces.latent_spaces.labelled import LabelledSpace
 from search_spaces.latent_spaces.mapped import MappedLatentSpace
 from search_spaces.latent_spaces.shell import ShellLatentSpace
 from search_spaces.latent_spaces.subspaces import PrincipalLatentSpace, RandomEmbeddingLatentSpace
@@ -21,6 +22,7 @@ __all__ = [
     "SPACES",
     "BoxLatentSpace",
     "GaussianLatentSpace",
+    "LabelledSpace",
     "MappedLatentSpace",
     "PrincipalLatentSpace",
     "RandomEmbeddingLatentSpace",

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attacks import PRESETS, AttackSettings, History, prepare_objective, run_attack
+from engine.attacks import (
+    PRESETS,
+    AttackSettings,
+    History,
+    prepare_objective,
+    run_attack,
+    run_search,
+)
 from engine.attacks import attack as attack_module
-from engine.attacks.attack import check_settings
+from engine.attacks.attack import check_settings, searched_space, searcher_of
 from engine.attacks.searchers import RandomSearcher, make_searcher
 from engine.defenses import Clipping, GaussianNoise
 from engine.errors import InputError, PlanError
@@ -77,6 +84,16 @@ def test_equal_seeds_agree_and_different_seeds_differ(planted, knowledge):
     assert not np.array_equal(first.losses, other.losses)
 
 
+class Watched:
+    """An objective whose every batch is seen."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def __call__(self, latents):
+        return self.scores(latents).losses
+
+
 def test_an_interrupted_attack_resumes_to_the_same_end(planted, knowledge):
     objective = prepare_objective(planted, knowledge, PRESETS["default"])
     whole = run_attack(objective, PRESETS["default"], budget=60, seed=0)
@@ -109,6 +126,70 @@ def test_the_label_is_inferred_from_the_observed_update(planted, knowledge):
         settings = AttackSettings(label_inference=rule)
 
         assert prepare_objective(planted, knowledge, settings).labels == (2,)
+
+
+def test_hypotheses_of_the_label_are_one_search_where_it_is_certain(planted, knowledge):
+    several = AttackSettings(label_hypotheses=4)
+    objective = prepare_objective(planted, knowledge, several)
+
+    found = run_attack(objective, several, budget=60, seed=0)
+
+    alone = run_attack(objective, AttackSettings(), budget=60, seed=0)
+    assert objective.other_labels == ()
+    np.testing.assert_array_equal(found.losses, alone.losses)
+    assert torch.equal(found.latent, torch.cat([alone.latent, torch.zeros(1, 1)], 1))
+    assert torch.equal(found.images, alone.images)
+
+
+@pytest.mark.parametrize(
+    ("searcher", "budget"), [("gauss_newton", 300), ("sepcma", 300), ("adam", 100)]
+)
+def test_a_search_finds_the_label_where_noise_hides_it_from_inference(
+    planted, knowledge, searcher, budget
+):
+    """The whole update tells more of the class than the few entries inference reads."""
+    knowledge = dataclasses.replace(knowledge, defense_kinds=("gaussian_noise",))
+    settings = AttackSettings(searcher=searcher, label_hypotheses=4)
+    inferred = found = 0
+    for seed in range(8):
+        observed = GaussianNoise(0.6)(planted, client=None, rng=seeded(seed))
+        objective = prepare_objective(observed, knowledge, settings)
+
+        labels = run_attack(objective, settings, budget=budget, seed=0).labels
+
+        inferred += objective.labels == (2,)
+        found += labels == (2,)
+    assert inferred <= 6
+    assert found == 8
+
+
+def test_every_hypothesis_is_searched_and_the_worse_half_stopped(planted, knowledge):
+    knowledge = dataclasses.replace(knowledge, defense_kinds=("gaussian_noise",))
+    settings = AttackSettings(label_hypotheses=4)
+    observed = GaussianNoise(0.6)(planted, client=None, rng=seeded(1))
+    objective = prepare_objective(observed, knowledge, settings)
+    asked = []
+
+    def watched(latents, wanted=None):
+        asked.extend(latents[:, -1].int().tolist())
+        return objective.scores(latents, wanted)
+
+    space = searched_space(objective, settings, seed=0)
+    searcher = searcher_of(settings, space, budget=600, seed=0)
+    run_search(
+        Watched(watched), searcher, space, budget=600, population=searcher.preferred_population
+    )
+
+    spent = sorted(asked.count(choice) for choice in range(4))
+    assert sum(spent) == 600
+    assert spent[0] == spent[1]
+    assert 45 <= spent[0] <= 70
+    assert spent[3] > 2 * spent[2] > 2 * spent[1]
+
+
+def test_a_budget_without_room_for_every_hypothesis_is_refused(knowledge):
+    with pytest.raises(PlanError, match=r"each of 8 searches.* or attack\.label_hypotheses"):
+        check_settings(AttackSettings(label_hypotheses=8), knowledge, budget=60)
 
 
 def test_the_posterior_weight_is_the_estimated_variance_over_the_tensors(planted, knowledge):

@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -7,7 +9,12 @@ import torch
 from torch import nn
 
 from engine.attacks import ThreatKnowledge
-from engine.attacks.labels import LABEL_INFERENCES, infer_by_bias, infer_by_row_sum
+from engine.attacks.labels import (
+    LABEL_INFERENCES,
+    infer_by_bias,
+    infer_by_row_sum,
+    plausible_labels,
+)
 from engine.errors import UnsupportedModelError
 from engine.federation import Head, Update, compute_update, find_head
 from engine.federation.client import LocalTraining
@@ -45,7 +52,7 @@ def test_every_class_is_inferred_from_an_undefended_update(rule, label, model, k
     for image in images:
         observed = compute_update(model, image[None], torch.tensor([label]))
 
-        assert LABEL_INFERENCES[rule](observed, knowledge) == (label,)
+        assert LABEL_INFERENCES[rule].infer(observed, knowledge) == (label,)
 
 
 def test_the_row_sum_rule_takes_the_smallest_sum():
@@ -166,7 +173,7 @@ def test_most_labels_of_simulated_clients_are_found(rule, training, model, knowl
         labels = torch.randint(0, CLASSES, (4,), generator=rng)
         observed = compute_update(model, images, labels, images_per_client=4, training=training)
 
-        inferred = LABEL_INFERENCES[rule](observed, knowledge)
+        inferred = LABEL_INFERENCES[rule].infer(observed, knowledge)
 
         assert len(inferred) == 4
         found += (Counter(inferred) & Counter(labels.tolist())).total()
@@ -191,7 +198,7 @@ def test_inferring_leaves_the_update_as_it_is():
     before = {name: tensor.clone() for name, tensor in observed.tensors.items()}
 
     for rule in LABEL_INFERENCES.values():
-        rule(observed, knowing(4))
+        rule.infer(observed, knowing(4))
 
     for name, tensor in before.items():
         assert torch.equal(observed.tensors[name], tensor)
@@ -205,3 +212,108 @@ def test_the_bias_rule_needs_a_bias(images):
     with pytest.raises(UnsupportedModelError, match="Use label_inference: row_sum"):
         infer_by_bias(observed, knowing(head=head))
     assert infer_by_row_sum(observed, knowing(head=head)) == (3,)
+
+
+class Uniform(nn.Module):
+    """A model that has no preference, whatever the image, so that its predictions do not differ."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.head = nn.Linear(1, classes)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, images):
+        return self.head(images.flatten(1)[:, :1])
+
+
+def guessing(images=1, classes=5):
+    """Knowledge of a model without preference, and of a generator of noise."""
+    return dataclasses.replace(
+        knowing(images),
+        model=Uniform(classes).eval().requires_grad_(False),
+        classes=classes,
+        generate=lambda latents, labels: latents[:, None, None, :1],
+    )
+
+
+def doubt(entries, labels, noise_std):
+    """How implausible labels are: the squares that are left of the entries without the images."""
+    counts = np.bincount(labels, minlength=len(entries))
+    left = np.array(entries) + counts / len(labels)
+    return (left**2).sum() / (2 * noise_std**2)
+
+
+def test_only_the_inferred_labels_are_searched_where_they_are_certain():
+    observed = of_biases(-0.8, 0.2, 0.2, 0.2, 0.2)
+
+    found = plausible_labels("bias", observed, guessing(), noise_std=0.05, most=5)
+
+    assert found == ((0,),)
+
+
+def test_noise_makes_others_plausible_in_the_order_of_the_entries():
+    observed = of_biases(0.2, -0.1, 0.3, 0.05, 0.2)
+
+    found = plausible_labels("bias", observed, guessing(), noise_std=1.0, most=3)
+
+    assert found == ((1,), (3,), (0,))
+
+
+@pytest.mark.parametrize("images", [2, 3, 4])
+@pytest.mark.parametrize("noise_std", [0.1, 0.3])
+def test_hypotheses_are_the_most_plausible_of_all(images, noise_std):
+    rng = np.random.default_rng(images)
+    for _ in range(10):
+        entries = (rng.normal(0, noise_std, 5) + 0.2).astype(np.float32)
+        for label in rng.integers(0, 5, images):
+            entries[label] -= 1 / images
+        everything = itertools.combinations_with_replacement(range(5), images)
+        doubts = {labels: doubt(entries, labels, noise_std) for labels in everything}
+        best = sorted(doubts, key=doubts.get)
+        expected = [one for one in best[:6] if doubts[one] - doubts[best[0]] <= np.log(100)]
+
+        found = plausible_labels(
+            "bias", of_biases(*entries.tolist()), guessing(images), noise_std=noise_std, most=6
+        )
+
+        assert list(found) == expected
+
+
+def test_sums_of_noisy_entries_are_less_certain_than_single_ones():
+    observed = Update(
+        {
+            "out.weight": torch.tensor([[[-0.4] * 4, [0.1] * 4, [0.0] * 4]]),
+            "out.bias": torch.tensor([[-1.6, 0.4, 0.0]]),
+        }
+    )
+    knowledge = guessing(classes=3)
+
+    by_bias = plausible_labels("bias", observed, knowledge, noise_std=0.5, most=3)
+    by_rows = plausible_labels("row_sum", observed, knowledge, noise_std=0.5, most=3)
+
+    assert by_bias == ((0,),)
+    assert by_rows == ((0,), (2,), (1,))
+
+
+def test_predictions_that_differ_make_the_counts_of_a_batch_uncertain():
+    """Of two images, a tenth of an image's worth of either class might be the model's opinion."""
+    observed, steady = of_biases(-0.6, -0.4, 0.5, 0.5), guessing(images=2, classes=4)
+    model = copy.deepcopy(steady.model)
+    model.head.weight[:2, 0] = torch.tensor([50.0, -50.0])
+    swayed = dataclasses.replace(steady, model=model)
+
+    found = [
+        plausible_labels("bias", observed, knowledge, noise_std=0.0, most=3)
+        for knowledge in (steady, swayed)
+    ]
+
+    assert found[0] == ((0, 1),)
+    assert found[1] == ((0, 1), (0, 0))
+
+
+def test_no_more_hypotheses_are_named_than_there_are_classes():
+    observed = of_biases(0.1, 0.0)
+
+    found = plausible_labels("bias", observed, guessing(classes=2), noise_std=9.0, most=7)
+
+    assert found == ((1,), (0,))

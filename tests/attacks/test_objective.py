@@ -142,11 +142,12 @@ def test_single_precision_loses_no_more_than_one_candidate_at_a_time_does(
     single = dataclasses.replace(
         double, observed=double.observed.map(torch.Tensor.float), knowledge=knowledge
     )
-    latents = latents_around(scale)
+    latents = latents_around(scale, candidates=99)
     true = losses(double, latents)
 
-    ours = ((single(latents.float()) - true) / true).abs().max()
-    alone = ((losses(single, latents.float()) - true) / true).abs().max()
+    # Of many, and not the worst alone: which sums are added up in which order is the processor's.
+    ours = ((single(latents.float()) - true) / true).square().mean().sqrt()
+    alone = ((losses(single, latents.float()) - true) / true).square().mean().sqrt()
 
     assert ours <= max(1e-5, 3 * alone)
     assert (single(latents.float()) >= 0).all()

@@ -11,7 +11,7 @@ from engine.attacks.candidates import check_candidates
 from engine.attacks.restarts import SCHEDULERS, Restarts
 from engine.errors import PlanError
 from engine.federation import compute_update
-from search_spaces.latent_spaces import RawLatentSpace
+from search_spaces.latent_spaces import LabelledSpace, RawLatentSpace
 from tests.contracts.searcher import SearcherContract
 
 PLANTED = torch.tensor([[0.3, -0.7, 0.9]])
@@ -170,8 +170,8 @@ def test_an_attack_with_restarts_spends_exactly_its_budget(searcher, scheduler, 
 def test_one_restart_is_the_search_itself_and_the_first_of_several():
     one, three = AttackSettings(), AttackSettings(restarts=3)
 
-    alone = searcher_of(one, dim=3, budget=600, seed=4)
-    first = searcher_of(three, dim=3, budget=600, seed=4)
+    alone = searcher_of(one, RawLatentSpace(3), budget=600, seed=4)
+    first = searcher_of(three, RawLatentSpace(3), budget=600, seed=4)
 
     population = alone.preferred_population
     assert first.preferred_population == population
@@ -185,7 +185,7 @@ def test_one_restart_is_the_search_itself_and_the_first_of_several():
 
 def test_a_budget_without_room_for_a_generation_of_each_is_refused(knowledge):
     with pytest.raises(
-        PlanError, match=r"at least \d+, a generation of \d+ for each of 9 restarts"
+        PlanError, match=r"at least \d+, a generation of \d+ for each of 9 searches"
     ):
         check_settings(AttackSettings(restarts=9), knowledge, budget=70)
 
@@ -230,4 +230,17 @@ class TestRestarts(SearcherContract):
 
     def make(self, *, seed, dim=4, budget=64, **settings):
         settings = AttackSettings(restarts=4, scheduler="halving", searcher_settings=settings)
-        return searcher_of(settings, dim=dim, budget=max(budget, 4 * 64), seed=seed)
+        space = RawLatentSpace(dim)
+        return searcher_of(settings, space, budget=max(budget, 4 * 64), seed=seed)
+
+
+class TestHypotheses(SearcherContract):
+    """Searches of several hypotheses of the labels are a searcher like any other, too."""
+
+    name = "gauss_newton"
+    dims = (2, 3, 128)
+
+    def make(self, *, seed, dim=4, budget=64, **settings):
+        settings = AttackSettings(label_hypotheses=3, searcher_settings=settings)
+        space = LabelledSpace(RawLatentSpace(dim - 1), 3)
+        return searcher_of(settings, space, budget=max(budget, 3 * 64), seed=seed)

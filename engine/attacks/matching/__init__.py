@@ -1,6 +1,6 @@
 """Compares candidates' updates with an observed one, without computing them where possible."""
 
-from engine.attacks.matching.chunks import FEWEST, Chunks, at_least_fewest
+from engine.attacks.matching.chunks import FEWEST, Chunks, filled_up
 from engine.attacks.matching.contributions import CANCELLATION, SMALL
 from engine.attacks.matching.kernels import Kernels
 from engine.attacks.matching.matcher import Matcher, make_matcher
@@ -16,6 +16,6 @@ __all__ = [
     "Moments",
     "Observation",
     "Place",
-    "at_least_fewest",
+    "filled_up",
     "make_matcher",
 ]

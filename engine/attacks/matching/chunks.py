@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,9 +11,11 @@ from engine.errors import InfrastructureError
 
 Result = TypeVar("Result")
 
-# Candidates a chunk has at least. Below eight, libraries multiply matrices in another order, and
-# a candidate's loss would depend on its company.
-FEWEST = 8
+# Candidates a chunk has at least, and what their number is a multiple of. Of fewer rows, and of the
+# rows left over, libraries multiply in another order on some processors (those with AVX-512), and a
+# candidate's loss would depend on its company.
+FEWEST: Final = 16
+MULTIPLE: Final = 4
 # Share of the free memory that a chunk may plan for.
 SHARE = 0.5
 
@@ -22,14 +24,14 @@ class Chunks:
     """Splits candidates into chunks; halves them for good when memory does not suffice.
 
     Attributes:
-        size: Candidates at once, at least ``FEWEST``.
+        size: Candidates at once, at least ``FEWEST`` and a multiple of ``MULTIPLE``.
 
     Args:
         size: Candidates at once to begin with.
     """
 
     def __init__(self, size: int) -> None:
-        self.size = max(FEWEST, size)
+        self.size = max(FEWEST, size - size % MULTIPLE)
 
     def map(self, score: Callable[[int, int], Result], candidates: int) -> list[Result]:
         """Returns ``score(start, stop)`` of each chunk of the candidates 0 to ``candidates``.
@@ -58,7 +60,7 @@ class Chunks:
                 f"{error}. Use a device with more memory, a smaller target model or generator, or "
                 "fewer trials on one device (compute.gpus_per_trial)."
             ) from error
-        self.size = max(FEWEST, self.size // 2)
+        self.size = Chunks(self.size // 2).size
         torch.cuda.empty_cache()
 
 
@@ -83,9 +85,9 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def at_least_fewest(rows: Tensor) -> Tensor:
-    """Returns rows ``(n, ...)``, the last one repeated until there are ``FEWEST``."""
-    lacking = FEWEST - len(rows)
-    if lacking <= 0:
+def filled_up(rows: Tensor) -> Tensor:
+    """Returns rows ``(n, ...)``, the last repeated until they are as many as a chunk may have."""
+    enough = max(FEWEST, -(-len(rows) // MULTIPLE) * MULTIPLE)
+    if enough == len(rows):
         return rows
-    return torch.cat([rows, rows[-1:].expand(lacking, *rows.shape[1:])])
+    return torch.cat([rows, rows[-1:].expand(enough - len(rows), *rows.shape[1:])])

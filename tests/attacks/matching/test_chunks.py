@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from engine.attacks.matching import Chunks, at_least_fewest
-from engine.attacks.matching.chunks import FEWEST, affordable
+from engine.attacks.matching import Chunks, filled_up
+from engine.attacks.matching.chunks import FEWEST, MULTIPLE, affordable
 from engine.errors import InfrastructureError
 
 OUT_OF_MEMORY = {
@@ -24,18 +24,30 @@ class Scorer:
         return torch.arange(start, stop)
 
 
-@pytest.mark.parametrize("candidates", [1, 8, 9, 20, 21])
+@pytest.mark.parametrize("candidates", [1, 16, 17, 40, 41])
 def test_every_candidate_is_scored_once_and_in_order(candidates):
     scorer = Scorer()
 
-    found = torch.cat(Chunks(10).map(scorer, candidates))
+    found = torch.cat(Chunks(22).map(scorer, candidates))
 
     assert found.tolist() == list(range(candidates))
-    assert all(stop - start <= 10 for start, stop in scorer.calls)
+    assert all(stop - start <= 20 for start, stop in scorer.calls)
 
 
 def test_a_chunk_is_never_planned_smaller_than_the_fewest():
     assert Chunks(1).size == Chunks(FEWEST).size == FEWEST
+
+
+@pytest.mark.parametrize("planned", [16, 17, 19, 30, 101])
+def test_a_chunk_is_a_multiple_and_stays_one(planned):
+    chunks = Chunks(planned)
+
+    assert chunks.size % MULTIPLE == 0
+    assert planned - MULTIPLE < chunks.size <= planned
+
+    scorer = Scorer(room=16, error=OUT_OF_MEMORY["of a GPU"])
+    chunks.map(scorer, 64)
+    assert all((stop - start) % MULTIPLE == 0 for start, stop in scorer.calls)
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
@@ -54,7 +66,7 @@ def test_no_room_for_the_fewest_is_an_error_that_says_what_to_do():
     scorer = Scorer(room=FEWEST - 1, error=OUT_OF_MEMORY["of a GPU"])
 
     with pytest.raises(
-        InfrastructureError, match=r"Expected memory for 8 .*a smaller target model"
+        InfrastructureError, match=r"Expected memory for 16 .*a smaller target model"
     ):
         Chunks(64).map(scorer, 70)
 
@@ -64,13 +76,14 @@ def test_other_errors_are_passed_on():
         Chunks(64).map(Scorer(room=0, error=RuntimeError("shapes do not match")), 70)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 8, 9])
+@pytest.mark.parametrize("rows", [1, 7, 15, 16, 17, 20, 21])
 def test_few_rows_are_filled_up_with_the_last_one(rows):
     tensor = torch.arange(2 * rows).view(rows, 2)
 
-    found = at_least_fewest(tensor)
+    found = filled_up(tensor)
 
-    assert len(found) == max(rows, FEWEST)
+    assert len(found) % MULTIPLE == 0
+    assert max(rows, FEWEST) <= len(found) < max(rows, FEWEST) + MULTIPLE
     assert torch.equal(found[:rows], tensor)
     assert all(torch.equal(row, tensor[-1]) for row in found[rows:])
 
