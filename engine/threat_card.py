@@ -3,7 +3,8 @@
 from engine.attacks import AttackSettings
 from engine.attacks.searchers import is_white_box
 from engine.attacks.spaces import label_space
-from engine.plan import ClientPlan, GeneratorPlan, Plan
+from engine.plan import Plan
+from engine.plan_parts import ClientPlan, GeneratorPlan
 
 
 def threat_card(plan: Plan) -> list[dict[str, str]]:

@@ -189,7 +189,7 @@ def test_a_plan_gives_the_settings_of_a_space():
 
 def test_another_space_than_the_presets_has_settings_of_its_own(monkeypatch):
     preset = AttackSettings(space="box", space_settings={"half_width": 3})
-    monkeypatch.setattr("engine.plan.PRESETS", {"boxed": preset})
+    monkeypatch.setattr("engine.plan_parts.PRESETS", {"boxed": preset})
 
     kept, other = (
         plan_of(attack={"preset": "boxed", **changes}).attack.settings()
