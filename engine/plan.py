@@ -20,10 +20,13 @@ from engine.plan_parts import (
     GeneratorPlan,
     ImagesPlan,
     Reference,
+    Seed,
     Strict,
     TargetModelPlan,
     TrackingPlan,
     WeightsPlan,
+    listed,
+    named,
 )
 from engine.registry import nearest
 from engine.trial import CONTROLS
@@ -39,6 +42,7 @@ class Plan(Strict):
         version: Of the plan's format.
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
+        seeds: Several of them in place of ``seed``; the audit is repeated with each.
         data: An embedded data set, or the path of a safetensors file of private images.
         captures: Updates a server received, one safetensors file for each of the first clients,
             in place of simulated ones. ``defenses`` then lists the one chain of defenses
@@ -53,7 +57,8 @@ class Plan(Strict):
 
     version: Literal[1] = 1
     name: str = Field(default="audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     data: Reference = "fashion-mnist"
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
@@ -72,18 +77,21 @@ class Plan(Strict):
     @classmethod
     def _chains(cls, value: object) -> object:
         """Reads names, mappings and lists as chains of defenses."""
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError("expected a list of defenses")
-        return tuple(tuple(_defense(part) for part in _chain(entry)) for entry in value)
+        entries = listed(value, "defenses")
+        return tuple(tuple(named(part) for part in _chain(entry)) for entry in entries)
 
-    @field_validator("controls", "captures", mode="before")
+    @field_validator("controls", "captures", "seeds", mode="before")
     @classmethod
     def _tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    def all_seeds(self) -> tuple[int, ...]:
+        """Returns the seeds of the audit, one or several."""
+        return self.seeds or (self.seed,)
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plan as plain values, every default filled in."""
-        return self.model_dump(mode="json")
+        """Returns the plan as plain values, every default filled in that counts."""
+        return self.model_dump(mode="json", exclude={"seed"} if self.seeds else None)
 
 
 def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
@@ -143,9 +151,8 @@ def _check_names(plan: Plan) -> list[str]:
             "defenses: expected, with captures, the one chain they went through and none beside "
             f"it, got {len(plan.defenses)} chains."
         )
-    if len(set(plan.controls)) < len(plan.controls):
-        problems.append(f"controls: expected each once, got {', '.join(plan.controls)}.")
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
+    problems += _check_axes(plan)
     for part, check in (
         ("attack", plan.attack.settings),
         ("target_model", plan.target_model.check),
@@ -157,12 +164,34 @@ def _check_names(plan: Plan) -> list[str]:
     return problems
 
 
+def _check_axes(plan: Plan) -> list[str]:
+    """Returns what is wrong with the lists of which each entry has trials of its own, in words."""
+    attack = plan.attack
+    axes: dict[str, Sequence[object]] = {
+        "controls": plan.controls,
+        "seeds": plan.seeds or (),
+        "attack.searchers": [searcher.name for searcher in attack.searchers or ()],
+    }
+    problems = [
+        f"{key}: expected each once, got {', '.join(map(str, values))}."
+        for key, values in axes.items()
+        if len(set(values)) < len(values)
+    ]
+    if plan.seeds is not None and "seed" in plan.model_fields_set:
+        problems.append("seeds: expected in place of seed, got both. Leave one out.")
+    alone = [
+        name for name in ("searcher", "searcher_settings") if getattr(attack, name) is not None
+    ]
+    if attack.searchers is not None and alone:
+        problems.append(
+            f"attack.searchers: expected in place of {' and '.join(alone)}, got both. Leave one "
+            "out; settings of a searcher in the list stand beside its name."
+        )
+    return problems
+
+
 def _chain(entry: object) -> Sequence[object]:
     return entry if isinstance(entry, list | tuple) else [entry]
-
-
-def _defense(part: object) -> object:
-    return {"name": part} if isinstance(part, str) else part
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -1,10 +1,11 @@
 """The parts of a plan, each strict and frozen."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from engine import assets
 from engine.attacks import PRESETS, AttackSettings
@@ -15,6 +16,7 @@ from engine.generators.precision import Precision
 from engine.registry import unknown_name
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def _absolute(reference: str) -> str:
@@ -42,7 +44,7 @@ class TargetModelPlan(Strict):
     """
 
     name: str = "lenet"
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: Seed = 0
     weights: Reference | None = None
     sha256: Sha256 | None = None
 
@@ -93,18 +95,44 @@ class GeneratorPlan(WeightsPlan):
     channels_last: bool = False
 
 
+class Named(BaseModel):
+    """A name, and settings beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    def settings(self) -> dict[str, Any]:
+        """Returns everything but the name."""
+        return dict(self.model_extra or {})
+
+
+def named(part: object) -> object:
+    """Returns a name by itself as a mapping of the name and no settings."""
+    return {"name": part} if isinstance(part, str) else part
+
+
+def listed(value: object, what: str) -> Sequence[object]:
+    """Returns a list as it is; raises ValueError for anything else, a text too."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list of {what}")
+    return value
+
+
 class AttackPlan(Strict):
     """How the attack searches.
 
     Attributes:
         preset: A name of ``engine.attacks.PRESETS``; the other keys override its settings.
         budget: Candidate evaluations a search, all its restarts together.
+        searchers: Several searchers to compare in place of ``searcher``, each a name or a mapping
+            of name and settings; all attack the same updates with the same budget.
     """
 
     preset: str = "default"
     budget: int = Field(default=1000, ge=1)
     searcher: str | None = None
     searcher_settings: dict[str, Any] | None = None
+    searchers: Annotated[tuple[Named, ...], Field(min_length=1)] | None = None
     space: str | None = None
     space_settings: dict[str, Any] | None = None
     label_inference: str | None = None
@@ -116,8 +144,13 @@ class AttackPlan(Strict):
     max_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     published_code: bool | None = None
 
-    def settings(self) -> AttackSettings:
-        """Returns the preset with the plan's overrides."""
+    @field_validator("searchers", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return None if value is None else tuple(map(named, listed(value, "searchers")))
+
+    def settings(self) -> tuple[AttackSettings, ...]:
+        """Returns the preset with the plan's overrides, once for each searcher."""
         if self.preset not in PRESETS:
             raise unknown_name("attack preset", self.preset, PRESETS)
         names = {field.name for field in fields(AttackSettings)}
@@ -126,7 +159,13 @@ class AttackPlan(Strict):
             given.setdefault("searcher_settings", {})  # The preset's are for its own searcher.
         if "space" in given:
             given.setdefault("space_settings", {})
-        return replace(PRESETS[self.preset], **given)
+        settings = replace(PRESETS[self.preset], **given)
+        if self.searchers is None:
+            return (settings,)
+        return tuple(
+            replace(settings, searcher=searcher.name, searcher_settings=searcher.settings())
+            for searcher in self.searchers
+        )
 
 
 class ComputePlan(Strict):
@@ -179,15 +218,8 @@ class ImagesPlan(Strict):
     tracking: bool = False
 
 
-class DefensePlan(BaseModel):
+class DefensePlan(Named):
     """One defense: its name, and its settings beside it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str
-
-    def settings(self) -> dict[str, Any]:
-        """Returns everything but the name."""
-        return dict(self.model_extra or {})
 
     def make(self) -> Defense:
         """Builds the defense."""

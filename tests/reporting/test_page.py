@@ -299,3 +299,16 @@ def test_a_page_of_several_seeds_says_that_a_target_counts_once(summary, images)
     said = ("attacked with 2 seeds, and counts once", "Of 2 seeds the first is shown.")
     assert [sentence in text for sentence in said] == [True, True]
     assert [sentence in one for sentence in said] == [False, False]
+
+
+def test_a_failed_trial_is_listed_with_its_searcher_where_the_plan_has_several(summary):
+    failed = {"id": "f", "defense": "none", "attack": "ggl", "target": 3, "error": "out of memory"}
+    summary["failed"] = [failed | {"searcher": "sepcma"}, failed | {"searcher": None}]
+
+    one = Page(render_page(summary, None)).text
+    summary["plan"]["attack"] = {"searchers": [{"name": "sepcma"}, {"name": "cma"}]}
+    several = Page(render_page(summary, None)).text
+
+    assert one.count("(ggl on none, image 3): out of memory") == 2
+    assert several.count("(ggl by sepcma on none, image 3): out of memory") == 1
+    assert several.count("(ggl on none, image 3): out of memory") == 1
