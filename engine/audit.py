@@ -28,7 +28,7 @@ from engine.scoring.verdict import judge
 from engine.threat_card import threat_card
 from engine.tracking import Uploader
 from engine.trial import Lab, TrialSpec
-from engine.trial_record import spec_hash, to_metrics, to_params
+from engine.trial_record import searcher_of, spec_hash, to_metrics, to_params
 
 TRACKING_PATIENCE_SECONDS = 30.0
 
@@ -216,7 +216,9 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
             "id": spec.id,
             "defense": spec.defense_label,
             "attack": spec.attack,
+            "searcher": searcher_of(spec),
             "target": spec.target,
+            "seed": spec.seed,
             "error": errors[spec.id],
         }
         for spec in trial_specs(plan)
@@ -277,24 +279,24 @@ def _audit_params(plan: Plan) -> dict[str, str | float]:
         "client_images": plan.client.images,
         "local_steps": plan.client.local_steps,
         "learning_rate": plan.client.learning_rate,
-        "seed": plan.seed,
+        "seed": ", ".join(map(str, plan.all_seeds())),
         "data": plan.data,
         "target_model": plan.target_model.name,
         "generator": plan.generator.weights,
         "generator_precision": plan.generator.precision,
         "preset": plan.attack.preset,
-        "searcher": plan.attack.settings().searcher,
+        "searcher": ", ".join(settings.searcher for settings in plan.attack.settings()),
         "budget": plan.attack.budget,
     }
 
 
 def _audit_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the figures of the attack's groups by ``figure/defense``."""
+    """Returns the attack's figures by ``figure/defense``, or ``figure/defense/searcher``."""
+    attacks = [group for group in summary["groups"] if group["attack"] == "ggl"]
+    several = len({group["searcher"] for group in attacks}) > 1
     figures: dict[str, float] = {}
-    for group in summary["groups"]:
-        if group["attack"] != "ggl":
-            continue
-        label = group["defense"]
+    for group in attacks:
+        label = group["defense"] + (f"/{group['searcher']}" if several else "")
         figures[f"psnr/{label}"] = group["metrics"]["psnr"]["mean"]
         figures[f"identification/{label}"] = group["identification"]["top1"]
         if group["leakage_fraction"]:

@@ -19,7 +19,7 @@ from engine.scoring.evaluation_classifier import EvaluationClassifier, load_clas
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
 from engine.trial import Lab, TrialSpec, client_update, knowledge_of
-from search_spaces.audit_grid import audit_grid
+from search_spaces.audit_grid import INDEPENDENT, GridPoint, audit_grid
 from search_spaces.latent import LatentSpace
 
 
@@ -84,12 +84,8 @@ def input_hashes(plan: Plan) -> dict[str, str]:
 def check_plan(plan: Plan) -> Lab:
     """Builds everything once in this process, so that a plan fails before any work is spent."""
     lab = build_lab(plan)
-    settings = plan.attack.settings()
-    knowledge = knowledge_of(trial_specs(plan)[0], lab)
-    check_settings(settings, knowledge, budget=plan.attack.budget)
-    if plan.compute.fan_out == "candidates":
-        check_candidates(settings, searched_space(plan, lab))
-    if settings.label_inference == "bias" and not lab.head.has_bias:
+    _check_searchers(plan, lab)
+    if plan.attack.settings()[0].label_inference == "bias" and not lab.head.has_bias:
         raise PlanError(
             f"Expected a bias in the target model's last layer {lab.head.name!r} for "
             "label_inference: bias, got none. Use label_inference: row_sum."
@@ -99,9 +95,25 @@ def check_plan(plan: Plan) -> Lab:
     return lab
 
 
+def _check_searchers(plan: Plan, lab: Lab) -> None:
+    """Raises a PlanError that says of every searcher that cannot search so, why."""
+    knowledge = knowledge_of(trial_specs(plan)[0], lab)
+    problems = []
+    for index, settings in enumerate(plan.attack.settings()):
+        try:
+            check_settings(settings, knowledge, budget=plan.attack.budget)
+            if plan.compute.fan_out == "candidates":
+                check_candidates(settings, searched_space(plan, lab))
+        except PlanError as error:
+            where = "" if plan.attack.searchers is None else f"attack.searchers.{index}: "
+            problems.append(f"{where}{error}")
+    if problems:
+        raise PlanError("\n".join(problems))
+
+
 def searched_space(plan: Plan, lab: Lab) -> LatentSpace:
     """Returns a space of the dimension and the views that the plan's searches have."""
-    return space_to_check(plan.attack.settings(), knowledge_of(trial_specs(plan)[0], lab))
+    return space_to_check(plan.attack.settings()[0], knowledge_of(trial_specs(plan)[0], lab))
 
 
 def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
@@ -113,32 +125,40 @@ def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
         InputError: If the generator's images are not in [0, 1].
         UnsupportedModelError: If no update of the target model can be computed.
     """
-    searches = [spec for spec in trial_specs(plan) if spec.attack == "ggl" and spec.target == 0]
-    update = client_update(searches[0], lab, 0)
+    first: dict[str, TrialSpec] = {}
+    for spec in trial_specs(plan):
+        if spec.attack == "ggl":
+            first.setdefault(spec.defense_label, spec)
+    update = client_update(next(iter(first.values())), lab, 0)
     return {
-        spec.defense_label: prepare_objective(update, knowledge_of(spec, lab), spec.settings).path
-        for spec in searches
+        label: prepare_objective(update, knowledge_of(spec, lab), spec.settings).path
+        for label, spec in first.items()
     }
 
 
 def trial_specs(plan: Plan) -> list[TrialSpec]:
     """Returns the trials of an audit, in the order they run."""
     chains = [tuple((part.name, part.settings()) for part in chain) for chain in plan.defenses]
-    settings = plan.attack.settings()
-    random = settings.with_searcher("random")
+    settings, seeds = plan.attack.settings(), plan.all_seeds()
+    points = audit_grid(
+        targets=plan.targets,
+        defenses=len(chains),
+        attacks=("ggl", *plan.controls),
+        searchers=len(settings),
+        seeds=seeds,
+    )
     specs = []
-    for point in audit_grid(len(chains), ("ggl", *plan.controls), plan.targets):
-        oracle = point.attack == "oracle"
-        where = ANY_DEFENSE if oracle else f"defense{point.defense}"
+    for point in points:
+        own = settings[point.searcher]
         specs.append(
             TrialSpec(
-                id=f"{where}-{point.attack}-target{point.target}",
+                id=_trial_id(point, searchers=len(settings), seeds=len(seeds)),
                 attack=point.attack,
-                defense=(("none", {}),) if oracle else chains[point.defense],
-                settings=random if point.attack == "random_best" else settings,
+                defense=(("none", {}),) if point.attack == "oracle" else chains[point.defense],
+                settings=own.with_searcher("random") if point.attack == "random_best" else own,
                 target=point.target,
                 budget=plan.attack.budget,
-                seed=plan.seed,
+                seed=point.seed,
                 captured=bool(plan.captures) and _is_captured(plan, point.defense),
                 images=plan.client.images,
                 training=plan.client.training(),
@@ -146,6 +166,17 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
             )
         )
     return specs
+
+
+def _trial_id(point: GridPoint, *, searchers: int, seeds: int) -> str:
+    """Returns what a trial is called; searcher and seed are named where there are several."""
+    where = ANY_DEFENSE if point.attack == "oracle" else f"defense{point.defense}"
+    parts = [where, point.attack, f"target{point.target}"]
+    if searchers > 1 and "searcher" not in INDEPENDENT.get(point.attack, ()):
+        parts.append(f"searcher{point.searcher}")
+    if seeds > 1:
+        parts.append(f"seed{point.seed}")
+    return "-".join(parts)
 
 
 def _check_local_steps(plan: Plan, lab: Lab) -> None:

@@ -1,217 +1,38 @@
 """The plan of an audit: strict, printable, and checked as a whole before any work is spent."""
 
-import os
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 import search_spaces
-from engine import assets
-from engine.attacks import PRESETS, AttackSettings
-from engine.defenses import DEFENSES, Defense, label_defenses
+from engine.defenses import label_defenses
 from engine.errors import InputError, PlanError
-from engine.federation.client import LocalTraining
-from engine.federation.target_models import TARGET_MODELS
-from engine.generators.precision import Precision
-from engine.registry import nearest, unknown_name
+from engine.plan_parts import (
+    AttackPlan,
+    Chain,
+    ClientPlan,
+    ComputePlan,
+    DefensePlan,
+    GeneratorPlan,
+    ImagesPlan,
+    Reference,
+    Seed,
+    Strict,
+    TargetModelPlan,
+    TrackingPlan,
+    WeightsPlan,
+    listed,
+    named,
+)
+from engine.registry import nearest
 from engine.trial import CONTROLS
 
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
 MAX_PLAN_BYTES = 1024**2
-Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
-
-
-def _absolute(reference: str) -> str:
-    """Returns a path as workers and later commands find it; an embedded name as it is."""
-    return reference if reference in assets.datasets() else os.path.abspath(reference)
-
-
-Reference = Annotated[str, AfterValidator(_absolute)]
-
-
-class Strict(BaseModel):
-    """A part of the plan: frozen, with unknown keys refused and no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class TargetModelPlan(Strict):
-    """The model the clients train.
-
-    Attributes:
-        name: A registered target model.
-        seed: Seeds its initial weights.
-        weights: Trained weights (a safetensors file) in place of initial ones.
-        sha256: Expected hash of ``weights``.
-    """
-
-    name: str = "lenet"
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    weights: Reference | None = None
-    sha256: Sha256 | None = None
-
-    def check(self) -> None:
-        """Raises PlanError unless the name is registered."""
-        TARGET_MODELS.get(self.name)
-
-
-class ClientPlan(Strict):
-    """What each client computes its update from, and how; the server prescribes the latter.
-
-    Attributes:
-        images: Private images of a client, ``B``: the first ``B`` of the data are those of
-            target 0, the next ``B`` those of target 1.
-        local_steps: Gradient steps on all of them together. 1 is FedSGD: the update is the
-            gradient; more are FedAvg without momentum.
-        learning_rate: Of the local steps; without effect for one.
-    """
-
-    images: int = Field(default=1, ge=1)
-    local_steps: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
-
-    def training(self) -> LocalTraining:
-        """Returns what the clients do with their images."""
-        return LocalTraining(self.local_steps, self.learning_rate)
-
-
-class WeightsPlan(Strict):
-    """Weights with a card beside them: an embedded name or the path of a safetensors file."""
-
-    weights: Reference = "fashion-mnist"
-    sha256: Sha256 | None = None
-
-
-class GeneratorPlan(WeightsPlan):
-    """The attacker's generator, and how its images are made during a search.
-
-    Attributes:
-        precision: Of the factors of its products: ``float32``, ``tf32`` (GPUs that have it), or
-            ``bfloat16``. Lower ones are sooner done and change images a little, and through them
-            the path of a search. Matching losses stay in single precision, the oracle too.
-        channels_last: Whether the weights of convolutions lie channels last in memory: faster on
-            many devices, equal up to rounding.
-    """
-
-    precision: Precision = "float32"
-    channels_last: bool = False
-
-
-class AttackPlan(Strict):
-    """How the attack searches.
-
-    Attributes:
-        preset: A name of ``engine.attacks.PRESETS``; the other keys override its settings.
-        budget: Candidate evaluations a search, all its restarts together.
-    """
-
-    preset: str = "default"
-    budget: int = Field(default=1000, ge=1)
-    searcher: str | None = None
-    searcher_settings: dict[str, Any] | None = None
-    space: str | None = None
-    space_settings: dict[str, Any] | None = None
-    label_inference: str | None = None
-    label_hypotheses: int = Field(default=1, ge=1)
-    distance: str | None = None
-    regulariser: str | None = None
-    regulariser_weight: float | Literal["posterior"] | None = None
-    restarts: int = Field(default=1, ge=1)
-    scheduler: Literal["none", "halving", "median"] = "none"
-    max_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    published_code: bool | None = None
-
-    def settings(self) -> AttackSettings:
-        """Returns the preset with the plan's overrides."""
-        if self.preset not in PRESETS:
-            raise unknown_name("attack preset", self.preset, PRESETS)
-        names = {field.name for field in fields(AttackSettings)}
-        given = {name: value for name, value in self if name in names and value is not None}
-        if "searcher" in given:
-            given.setdefault("searcher_settings", {})  # The preset's are for its own searcher.
-        if "space" in given:
-            given.setdefault("space_settings", {})
-        return replace(PRESETS[self.preset], **given)
-
-
-class ComputePlan(Strict):
-    """What the trials may use.
-
-    ``workers`` and ``searches_per_trial`` change speed alone. Threads and devices also change the
-    rounding of float sums, and through it, after many generations, the path of a search.
-
-    Attributes:
-        fan_out: What a Ray Tune trial is: ``searches``, one or several of them whole, or
-            ``candidates``, one candidate that Tune's own search algorithm proposes.
-        workers: Trials at once; as many as the cluster has room for if null.
-        cpus_per_trial: Processors, and threads, of one trial.
-        gpus_per_trial: GPUs of one trial; 0.25 lets four trials share one. 0 computes on the CPU.
-        searches_per_trial: Searches that one Ray Tune trial carries, generation by generation
-            evaluated together: more where one population does not fill a GPU, or where searches
-            are so short that starting trials shows.
-    """
-
-    fan_out: Literal["searches", "candidates"] = "searches"
-    workers: int | None = Field(default=None, ge=1)
-    cpus_per_trial: int = Field(default=1, ge=1)
-    gpus_per_trial: float = Field(default=0.0, ge=0)
-    searches_per_trial: int = Field(default=4, ge=1)
-
-
-class TrackingPlan(Strict):
-    """Where MLflow keeps the audit's runs.
-
-    Attributes:
-        mlflow: Whether to record in MLflow at all.
-        uri: MLflow's tracking URI.
-        experiment: Name of the MLflow experiment.
-    """
-
-    mlflow: bool = True
-    uri: str = "sqlite:///mlflow.db"
-    experiment: str = "leaktune"
-
-
-class ImagesPlan(Strict):
-    """Which places besides ``private/`` may show private images and reconstructions.
-
-    Attributes:
-        report: Whether the report page shows them.
-        tracking: Whether a montage and the report are sent to MLflow.
-    """
-
-    report: bool = False
-    tracking: bool = False
-
-
-class DefensePlan(BaseModel):
-    """One defense: its name, and its settings beside it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str
-
-    def settings(self) -> dict[str, Any]:
-        """Returns everything but the name."""
-        return dict(self.model_extra or {})
-
-    def make(self) -> Defense:
-        """Builds the defense."""
-        return DEFENSES.make(self.name, **self.settings())
-
-
-Chain = Annotated[tuple[DefensePlan, ...], Field(min_length=1)]
 
 
 class Plan(Strict):
@@ -221,6 +42,7 @@ class Plan(Strict):
         version: Of the plan's format.
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
+        seeds: Several of them in place of ``seed``; the audit is repeated with each.
         data: An embedded data set, or the path of a safetensors file of private images.
         captures: Updates a server received, one safetensors file for each of the first clients,
             in place of simulated ones. ``defenses`` then lists the one chain of defenses
@@ -235,7 +57,8 @@ class Plan(Strict):
 
     version: Literal[1] = 1
     name: str = Field(default="audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     data: Reference = "fashion-mnist"
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
@@ -254,18 +77,21 @@ class Plan(Strict):
     @classmethod
     def _chains(cls, value: object) -> object:
         """Reads names, mappings and lists as chains of defenses."""
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError("expected a list of defenses")
-        return tuple(tuple(_defense(part) for part in _chain(entry)) for entry in value)
+        entries = listed(value, "defenses")
+        return tuple(tuple(named(part) for part in _chain(entry)) for entry in entries)
 
-    @field_validator("controls", "captures", mode="before")
+    @field_validator("controls", "captures", "seeds", mode="before")
     @classmethod
     def _tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    def all_seeds(self) -> tuple[int, ...]:
+        """Returns the seeds of the audit, one or several."""
+        return self.seeds or (self.seed,)
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plan as plain values, every default filled in."""
-        return self.model_dump(mode="json")
+        """Returns the plan as plain values, every default filled in that counts."""
+        return self.model_dump(mode="json", exclude={"seed"} if self.seeds else None)
 
 
 def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
@@ -325,9 +151,8 @@ def _check_names(plan: Plan) -> list[str]:
             "defenses: expected, with captures, the one chain they went through and none beside "
             f"it, got {len(plan.defenses)} chains."
         )
-    if len(set(plan.controls)) < len(plan.controls):
-        problems.append(f"controls: expected each once, got {', '.join(plan.controls)}.")
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
+    problems += _check_axes(plan)
     for part, check in (
         ("attack", plan.attack.settings),
         ("target_model", plan.target_model.check),
@@ -339,12 +164,34 @@ def _check_names(plan: Plan) -> list[str]:
     return problems
 
 
+def _check_axes(plan: Plan) -> list[str]:
+    """Returns what is wrong with the lists of which each entry has trials of its own, in words."""
+    attack = plan.attack
+    axes: dict[str, Sequence[object]] = {
+        "controls": plan.controls,
+        "seeds": plan.seeds or (),
+        "attack.searchers": [searcher.name for searcher in attack.searchers or ()],
+    }
+    problems = [
+        f"{key}: expected each once, got {', '.join(map(str, values))}."
+        for key, values in axes.items()
+        if len(set(values)) < len(values)
+    ]
+    if plan.seeds is not None and "seed" in plan.model_fields_set:
+        problems.append("seeds: expected in place of seed, got both. Leave one out.")
+    alone = [
+        name for name in ("searcher", "searcher_settings") if getattr(attack, name) is not None
+    ]
+    if attack.searchers is not None and alone:
+        problems.append(
+            f"attack.searchers: expected in place of {' and '.join(alone)}, got both. Leave one "
+            "out; settings of a searcher in the list stand beside its name."
+        )
+    return problems
+
+
 def _chain(entry: object) -> Sequence[object]:
     return entry if isinstance(entry, list | tuple) else [entry]
-
-
-def _defense(part: object) -> object:
-    return {"name": part} if isinstance(part, str) else part
 
 
 def _override(values: dict[str, Any], override: str) -> None:

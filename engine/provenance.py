@@ -36,7 +36,7 @@ def collect_provenance(plan: Plan) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "command": " ".join(["leaktune", *sys.argv[1:]]),
-        "seed": plan.seed,
+        "seeds": list(plan.all_seeds()),
         "sha256": input_hashes(plan),
     }
 

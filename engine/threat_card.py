@@ -1,14 +1,18 @@
 """The threat card: what an audit's attacker knows and does, in words."""
 
+from collections.abc import Sequence
+
 from engine.attacks import AttackSettings
 from engine.attacks.searchers import is_white_box
 from engine.attacks.spaces import label_space
-from engine.plan import ClientPlan, GeneratorPlan, Plan
+from engine.plan import Plan
+from engine.plan_parts import ClientPlan, GeneratorPlan
 
 
 def threat_card(plan: Plan) -> list[dict[str, str]]:
     """Returns what the attacker knows and does, row by row, for the report."""
-    settings = plan.attack.settings()
+    every = plan.attack.settings()
+    settings, searchers = every[0], [own.searcher for own in every]
     model = plan.target_model
     weights = f"trained, {model.weights}" if model.weights else f"untrained, seed {model.seed}"
     rows = {
@@ -18,19 +22,24 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Prior": f"a generator of public images: {_describe_generator(plan.generator)}",
         "Label": _describe_labels(settings),
         "Defense": "its kind is known, its parameters are estimated from the observed update",
-        "Search": f"{settings.searcher} in the space "
+        "Search": f"{', '.join(searchers)} in the space "
         f"{label_space(settings.space, settings.space_settings)}, {plan.attack.budget} candidate "
-        f"evaluations, preset {plan.attack.preset}, {_describe_access(settings)}",
+        f"evaluations{' each' if len(searchers) > 1 else ''}, preset {plan.attack.preset}, "
+        f"{_describe_access(searchers)}",
         "Loss": _describe_loss(settings),
         "Chooses by": "matching loss alone; no private image and no metric reaches the attack",
     }
     return [{"what": what, "how": how} for what, how in rows.items()]
 
 
-def _describe_access(settings: AttackSettings) -> str:
-    if is_white_box(settings.searcher):
-        return "white-box: along gradients through the generator and the target model"
-    return "gradient-free"
+def _describe_access(searchers: Sequence[str]) -> str:
+    white_box = [name for name in searchers if is_white_box(name)]
+    if not white_box:
+        return "gradient-free"
+    described = "white-box: along gradients through the generator and the target model"
+    if len(white_box) == len(searchers):
+        return described
+    return f"gradient-free but for {', '.join(white_box)}, {described}"
 
 
 def _describe_training(client: ClientPlan) -> str:

@@ -6,13 +6,18 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.attacks.spaces import label_space
-from engine.trial import TrialResult, TrialSpec
+from engine.trial import SEARCHES, TrialResult, TrialSpec
 
 
 def spec_hash(spec: TrialSpec) -> str:
     """Returns a hash of everything that determines the trial; states of others are not resumed."""
     text = json.dumps(asdict(spec), sort_keys=True, default=dict)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def searcher_of(spec: TrialSpec) -> str | None:
+    """Returns what searches in a trial; None for controls that search nothing."""
+    return spec.settings.searcher if spec.attack in SEARCHES else None
 
 
 def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
@@ -23,7 +28,7 @@ def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
         "spec": spec_hash(spec),
         "defense": spec.defense_label,
         "attack": spec.attack,
-        "searcher": spec.settings.searcher if searched else None,
+        "searcher": searcher_of(spec),
         "target": spec.target,
         "seed": spec.seed,
         "loss": result.loss,
@@ -47,8 +52,13 @@ def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
 
 
 def to_params(spec: TrialSpec) -> dict[str, str | float]:
-    """Returns a spec as the flat parameters tracking shows."""
-    return {
+    """Returns a spec as the flat parameters tracking shows.
+
+    Runs can be grouped by ``searcher``, which those that search nothing are without.
+    """
+    searcher = searcher_of(spec)
+    searched: dict[str, str | float] = {} if searcher is None else {"searcher": searcher}
+    return searched | {
         "defense": spec.defense_label,
         "attack": spec.attack,
         "target": spec.target,
@@ -57,7 +67,6 @@ def to_params(spec: TrialSpec) -> dict[str, str | float]:
         "learning_rate": spec.training.learning_rate,
         "budget": spec.budget,
         "seed": spec.seed,
-        "searcher": spec.settings.searcher,
         "restarts": spec.settings.restarts,
         "scheduler": spec.settings.scheduler,
         "space": label_space(spec.settings.space, spec.settings.space_settings),

@@ -96,8 +96,8 @@ def to_tune(space: LatentSpace) -> dict[str, Any]:
 def grid_to_tune(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Returns the axes of an audit as the ``param_space`` of a Ray Tune ``Tuner``.
 
-    Tune runs the points of :func:`search_spaces.audit_grid.grid_points`: all of them, an oracle
-    once a defense too.
+    Tune runs the points of :func:`search_spaces.audit_grid.grid_points`: all of them, controls
+    also along the axes that they do not depend on.
     """
     from ray import tune
 

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from engine import assets, lab
 from engine.attacks import AttackSettings, attack
 from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
-from engine.lab import check_plan, input_hashes, trial_specs, weights_path
+from engine.lab import build_lab, check_plan, input_hashes, trial_specs, weights_path
 from engine.plan import DEFAULT_PLAN, make_plan, read_plan
 from engine.threat_card import threat_card
+from engine.trial import observe
 from engine.trial_record import spec_hash, to_params
 
 
@@ -52,9 +54,9 @@ def test_a_defense_is_a_name_a_mapping_or_a_chain():
 
 
 def test_the_attack_is_its_preset_with_the_given_keys_in_place():
-    settings = plan_of(attack={"preset": "ggl", "searcher": "random"}).attack.settings()
+    [settings] = plan_of(attack={"preset": "ggl", "searcher": "random"}).attack.settings()
 
-    published = plan_of(attack={"preset": "ggl"}).attack.settings()
+    [published] = plan_of(attack={"preset": "ggl"}).attack.settings()
     assert settings.searcher == "random"
     assert settings.regulariser == published.regulariser
 
@@ -181,18 +183,20 @@ def test_more_directions_than_the_generator_has_coordinates_are_refused_before_a
 
 
 def test_a_plan_gives_the_settings_of_a_space():
-    settings = plan_of(attack={"space": "box", "space_settings": {"half_width": 3}}).attack
+    [given] = plan_of(
+        attack={"space": "box", "space_settings": {"half_width": 3}}
+    ).attack.settings()
+    [default] = plan_of(attack={"space": "box"}).attack.settings()
 
-    assert settings.settings().space_settings == {"half_width": 3}
-    assert plan_of(attack={"space": "box"}).attack.settings().space_settings == {}
+    assert (given.space_settings, default.space_settings) == ({"half_width": 3}, {})
 
 
 def test_another_space_than_the_presets_has_settings_of_its_own(monkeypatch):
     preset = AttackSettings(space="box", space_settings={"half_width": 3})
-    monkeypatch.setattr("engine.plan.PRESETS", {"boxed": preset})
+    monkeypatch.setattr("engine.plan_parts.PRESETS", {"boxed": preset})
 
     kept, other = (
-        plan_of(attack={"preset": "boxed", **changes}).attack.settings()
+        plan_of(attack={"preset": "boxed", **changes}).attack.settings()[0]
         for changes in ({}, {"space": "shell"})
     )
 
@@ -318,3 +322,125 @@ def test_tune_can_propose_the_candidates_of_these_searchers(searcher):
 def test_a_search_whose_candidates_tune_cannot_propose_is_refused_before_any_work(attack, message):
     with pytest.raises(PlanError, match=message):
         check_plan(plan_of(attack=attack, compute=BY_CANDIDATE))
+
+
+AXES = {
+    "seeds": [4, 7],
+    "attack": {"searchers": ["sepcma", {"name": "optuna:CmaEs", "population": 9}]},
+}
+
+
+def without_id(spec):
+    return replace(spec, id="")
+
+
+def test_one_searcher_and_one_seed_are_the_same_trials_given_alone_or_in_lists():
+    alone = trial_specs(plan_of(seed=3, targets=2, attack={"searcher": "sepcma"}))
+    listed = trial_specs(plan_of(seeds=[3], targets=2, attack={"searchers": ["sepcma"]}))
+
+    assert listed == alone
+    assert alone[0].id == "defense0-ggl-target0"
+
+
+def test_trials_are_named_by_searcher_and_seed_where_there_are_several():
+    both, searchers, seeds = (
+        [spec.id for spec in trial_specs(plan_of(targets=1, **values))]
+        for values in (AXES, {"attack": AXES["attack"]}, {"seeds": AXES["seeds"]})
+    )
+
+    assert both == [
+        "defense0-ggl-target0-searcher0-seed4",
+        "defense0-ggl-target0-searcher0-seed7",
+        "defense0-ggl-target0-searcher1-seed4",
+        "defense0-ggl-target0-searcher1-seed7",
+        "defense0-prior_only-target0-seed4",
+        "defense0-prior_only-target0-seed7",
+        "defense0-shuffled-target0-searcher0-seed4",
+        "defense0-shuffled-target0-searcher0-seed7",
+        "defense0-shuffled-target0-searcher1-seed4",
+        "defense0-shuffled-target0-searcher1-seed7",
+        "defense0-random_best-target0-seed4",
+        "defense0-random_best-target0-seed7",
+        "any-oracle-target0-seed4",
+        "any-oracle-target0-seed7",
+    ]
+    assert searchers[:3] == [
+        "defense0-ggl-target0-searcher0",
+        "defense0-ggl-target0-searcher1",
+        "defense0-prior_only-target0",
+    ]
+    assert seeds[:2] == ["defense0-ggl-target0-seed4", "defense0-ggl-target0-seed7"]
+
+
+def test_an_audit_with_several_seeds_is_the_audits_with_each_of_them():
+    together = trial_specs(plan_of(targets=2, seeds=[4, 7]))
+
+    for seed in (4, 7):
+        own = [without_id(spec) for spec in together if spec.seed == seed]
+        assert own == [without_id(spec) for spec in trial_specs(plan_of(targets=2, seed=seed))]
+
+
+def test_a_searcher_of_several_has_the_search_it_has_alone():
+    specs = trial_specs(plan_of(targets=1, attack=AXES["attack"] | {"restarts": 2}))
+
+    alone = {"searcher": "optuna:CmaEs", "searcher_settings": {"population": 9}, "restarts": 2}
+    [search] = [s for s in specs if s.id == "defense0-ggl-target0-searcher1"]
+    assert without_id(search) == without_id(trial_specs(plan_of(targets=1, attack=alone))[0])
+
+
+def test_searchers_attack_the_same_updates_and_seeds_draw_other_noise():
+    noise = {"name": "gaussian_noise", "std": 0.1}
+    plan = plan_of(targets=1, controls=[], defenses=[noise], **AXES)
+    lab = build_lab(plan)
+
+    updates = {}
+    for spec in trial_specs(plan):
+        update, _ = observe(spec, lab, 0)
+        weights = next(iter(update.tensors.values()))
+        updates.setdefault(spec.seed, []).append(weights)
+
+    assert all(torch.equal(*by_searcher) for by_searcher in updates.values())
+    assert not torch.equal(updates[4][0], updates[7][0])
+
+
+def test_a_resolved_plan_with_several_searchers_and_seeds_reads_back_as_itself():
+    plan = plan_of(**AXES)
+
+    assert make_plan(plan.to_dict(), source="test") == plan
+    assert plan.to_dict()["seeds"] == [4, 7]
+    assert plan_of(seed=3).to_dict()["seed"] == 3
+
+
+def test_tracking_is_told_the_searcher_of_every_search_and_the_seed_of_every_trial():
+    params = [to_params(spec) for spec in trial_specs(plan_of(targets=1, **AXES))]
+
+    searchers = {}
+    for row in params:
+        searchers.setdefault(row["attack"], set()).add(row.get("searcher"))
+    assert searchers == {
+        "ggl": {"sepcma", "optuna:CmaEs"},
+        "shuffled": {"sepcma", "optuna:CmaEs"},
+        "random_best": {"random"},
+        "prior_only": {None},
+        "oracle": {None},
+    }
+    assert {row["seed"] for row in params} == {4, 7}
+
+
+def test_the_threat_card_names_every_searcher_and_which_of_them_see_more_than_a_server():
+    plain, mixed = (
+        {row["what"]: row["how"] for row in threat_card(plan_of(attack={"searchers": names}))}
+        for names in (["sepcma", "cma"], ["sepcma", "adam"])
+    )
+
+    assert plain["Search"].startswith("sepcma, cma in the space gaussian, 1000 candidate")
+    assert "evaluations each" in plain["Search"]
+    assert plain["Search"].endswith("gradient-free")
+    assert "gradient-free but for adam, white-box: along gradients" in mixed["Search"]
+
+
+def test_candidates_of_several_searchers_are_tune_trials_if_tune_can_propose_for_each():
+    check_plan(plan_of(attack={"searchers": ["random", "optuna:TPE"]}, compute=BY_CANDIDATE))
+
+    with pytest.raises(PlanError, match=r"^attack.searchers.1: .* got 'sepcma'"):
+        check_plan(plan_of(attack={"searchers": ["random", "sepcma"]}, compute=BY_CANDIDATE))

@@ -136,9 +136,10 @@ def _console() -> Console:
 
 def _print_outline(plan: Any, lab: Any, console: Console) -> None:
     from engine.lab import matching_paths, trial_specs
+    from engine.trial import SEARCHES
 
     specs = trial_specs(plan)
-    searches = [spec for spec in specs if spec.attack in ("ggl", "shuffled", "random_best")]
+    searches = [spec for spec in specs if spec.attack in SEARCHES]
     console.print(f"Plan {plan.name!r} is fine: {len(specs)} trials.", highlight=False)
     console.print(f"  targets    {plan.targets}", highlight=False)
     client = plan.client
@@ -147,6 +148,10 @@ def _print_outline(plan: Any, lab: Any, console: Console) -> None:
             f"  client     {client.images} images, {client.local_steps} local steps",
             highlight=False,
         )
+    searchers = [settings.searcher for settings in plan.attack.settings()]
+    for name, values in (("searchers", searchers), ("seeds", plan.all_seeds())):
+        if len(values) > 1:
+            console.print(f"  {name:<10} {', '.join(map(str, values))}", highlight=False)
     for label, path in matching_paths(plan, lab).items():
         console.print(f"  defense    {label}, compared by {path}", highlight=False, soft_wrap=True)
     evaluations = len(searches) * plan.attack.budget

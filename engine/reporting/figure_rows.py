@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from engine.reporting.tables import TableRow, defenses_of, table_rows
+from engine.reporting.tables import TableRow, defenses_of, several_searchers, table_rows
 
 CONTROL_NAMES: Final = {
     "prior_only": "prior_only: no update used",
@@ -67,7 +67,7 @@ def curves_of(summary: Mapping[str, Any], row: TableRow) -> list[Curve]:
     """Returns the loss and the PSNR of the attack on one defense; empty if nothing was traced."""
     traces = [
         trial["trace"]
-        for trial in _trials(summary, row.defense, "ggl", row.searcher)
+        for trial in trials_of(summary, row.defense, "ggl", row.searcher)
         if trial.get("trace")
     ]
     losses, psnrs = (
@@ -129,18 +129,34 @@ def strips_of(
         psnr=[None] * len(targets),
     )
     strips = [originals]
+    rows = table_rows(summary)
+    several = several_searchers(rows)
     for index, defense in enumerate(defenses_of(summary)):
+        searchers = [row.searcher for row in rows if row.defense == defense]
         if index == 0 or not first_controls_only:
             strips += [
-                _strip(summary, images, targets, defense, control) for control in CONTROL_NAMES
+                _strip(summary, images, targets, defense, control, searcher)
+                for control in CONTROL_NAMES
+                for searcher in (searchers if several and control == "shuffled" else [""])
             ]
         strips += [
-            _strip(summary, images, targets, row.defense, "ggl", row.searcher)
-            for row in table_rows(summary)
-            if row.defense == defense
+            _strip(summary, images, targets, defense, "ggl", searcher) for searcher in searchers
         ]
     strips.append(_strip(summary, images, targets, "any", "oracle"))
     return targets, [strip for strip in strips if any(strip.images)]
+
+
+def trials_of(
+    summary: Mapping[str, Any], defense: str, attack: str, searcher: str = ""
+) -> list[Mapping[str, Any]]:
+    """Returns the trials of an attack on a defense, of all searchers if none is named."""
+    return [
+        trial
+        for trial in summary["trials"]
+        if trial["defense"] == defense
+        and trial["attack"] == attack
+        and searcher in ("", trial.get("searcher"))
+    ]
 
 
 def columns_of(summary: Mapping[str, Any]) -> int:
@@ -151,18 +167,6 @@ def columns_of(summary: Mapping[str, Any]) -> int:
 def unit_of(summary: Mapping[str, Any]) -> str:
     """Returns what a target is to a reader: its one image, or a client of several."""
     return "image" if summary["plan"]["client"]["images"] == 1 else "client"
-
-
-def _trials(
-    summary: Mapping[str, Any], defense: str, attack: str, searcher: str = ""
-) -> list[Mapping[str, Any]]:
-    return [
-        trial
-        for trial in summary["trials"]
-        if trial["defense"] == defense
-        and trial["attack"] == attack
-        and searcher in ("", trial.get("searcher"))
-    ]
 
 
 def _value_at(run: Points, place: float) -> float:
@@ -179,7 +183,7 @@ def _strip(
 ) -> Strip:
     """Returns the strip of an attack's first trial for each target."""
     first: dict[int, Mapping[str, Any]] = {}
-    for trial in _trials(summary, defense, attack, searcher):
+    for trial in trials_of(summary, defense, attack, searcher):
         if trial["id"] in images:
             first.setdefault(trial["target"], trial)
     names = {
@@ -187,11 +191,12 @@ def _strip(
         "oracle": "oracle: the generator's best",
         **CONTROL_NAMES,
     }
-    notes = {"ggl": f"rebuilt by {searcher}" if searcher else "rebuilt", "oracle": "the ceiling"}
+    by = f"by {searcher}" if searcher else ""
+    notes = {"ggl": f"rebuilt {by}".rstrip(), "oracle": "the ceiling"}
     found = [first.get(target, {}) for target in targets]
     return Strip(
         name=names[attack],
-        note=notes.get(attack, f"defense: {defense}"),
+        note=notes.get(attack, ", ".join(filter(None, [f"defense: {defense}", by]))),
         kind=attack,
         images=[trial.get("id") for trial in found],
         psnr=[(trial.get("metrics") or {}).get("psnr") for trial in found],

@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.reporting import tables
-from engine.reporting.figure_rows import columns_of, curves_of, strips_of, unit_of
+from engine.reporting.figure_rows import columns_of, curves_of, strips_of, trials_of, unit_of
 from engine.reporting.figures import draw_curves, png_data_uri, svg_data_uri
 from engine.reporting.tables import Estimate, TableRow, table_rows
 
@@ -61,6 +61,7 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
             summary=summary,
             rows=[(row, bar_of(row.leakage)) for row in rows],
             several_searchers=tables.several_searchers(rows),
+            seeds=len({trial["seed"] for trial in summary["trials"]}),
             figures=list(_figures(summary, rows)),
             with_images=images is not None,
             targets=targets,
@@ -123,7 +124,7 @@ def _place(fraction: float) -> float:
 def _figures(
     summary: Mapping[str, Any], rows: Sequence[TableRow]
 ) -> Iterator[tuple[TableRow, str, list[str]]]:
-    """Yields each attacked defense with its curves and with how the attacker matched."""
+    """Yields each row of the table with its curves and with how the attacker matched."""
     for row in rows:
         curves = curves_of(summary, row)
         if curves:
@@ -132,11 +133,7 @@ def _figures(
 
 def _matching_of(summary: Mapping[str, Any], row: TableRow) -> list[str]:
     """Returns how the attacker compared candidates with the updates, a sentence each."""
-    trials = [
-        trial
-        for trial in summary["trials"]
-        if (trial["defense"], trial["attack"]) == (row.defense, "ggl")
-    ]
+    trials = trials_of(summary, row.defense, "ggl", row.searcher)
     sentences = [
         f"The attacker imitates, on the first {unit_of(summary)}: {trial['imitation']}."
         for trial in trials[:1]

@@ -60,7 +60,7 @@ class TableRow:
     Attributes:
         defense: The defense as a reader sees it.
         searcher: The searcher that attacked it; empty if the attack did not run.
-        targets: Searches behind the figures, one for each target and seed.
+        searches: Searches behind the figures, one for each target and seed.
         defense_change: ``||observed - client update|| / ||client update||``, mean over targets.
         leakage: Leakage fraction, 0 at the floor and 1 at the ceiling; higher leaks more.
         psnr: PSNR of the attack in dB; higher leaks more.
@@ -71,12 +71,12 @@ class TableRow:
         top1: Share of private images found first among their class.
         chance: What ``top1`` is by guessing.
         label_accuracy: Share of the private images' labels that were inferred.
-        status: The verdict on this defense.
+        status: The verdict on this defense against this searcher.
     """
 
     defense: str
     searcher: str
-    targets: int
+    searches: int
     defense_change: float | None
     leakage: Estimate
     psnr: Estimate
@@ -96,7 +96,10 @@ def table_rows(summary: Mapping[str, Any]) -> list[TableRow]:
     A defense attacked with several searchers has a row for each; one whose attack failed
     altogether has a row without figures.
     """
-    verdicts = {entry["defense"]: entry for entry in summary["verdict"].get("defenses", ())}
+    verdicts = {
+        (entry["defense"], entry["searcher"]): entry
+        for entry in summary["verdict"].get("defenses", ())
+    }
     rows = []
     for defense in defenses_of(summary):
         attacks = [
@@ -104,8 +107,10 @@ def table_rows(summary: Mapping[str, Any]) -> list[TableRow]:
             for group in summary["groups"]
             if group["defense"] == defense and group["attack"] == "ggl"
         ]
-        verdict = verdicts.get(defense, {})
-        rows += [_row(summary, defense, group, verdict) for group in attacks or [{}]]
+        rows += [
+            _row(summary, defense, group, verdicts.get((defense, group.get("searcher")), {}))
+            for group in attacks or [{}]
+        ]
     return rows
 
 
@@ -126,16 +131,21 @@ def estimate_of(group: Mapping[str, Any], metric: str) -> Estimate:
 
 
 def find_group(
-    summary: Mapping[str, Any], defense: str, attack: str, searcher: str = ""
+    summary: Mapping[str, Any], defense: str, attack: str, searcher: str
 ) -> Mapping[str, Any]:
-    """Returns the group of a control, preferably with the same searcher; empty if there is none."""
-    groups = [
+    """Returns the group of a control of the attack by a searcher; empty if there is none.
+
+    ``shuffled`` is that attack itself; the other controls are the same for every searcher. Where
+    the attack did not run, ``searcher`` is empty, and any will do.
+    """
+    groups = (
         group
         for group in summary["groups"]
-        if group["attack"] == attack and group["defense"] in (defense, "any")
-    ]
-    same = [group for group in groups if group.get("searcher") == searcher]
-    found: Mapping[str, Any] = next(iter(same or groups), {})
+        if group["attack"] == attack
+        and group["defense"] in (defense, "any")
+        and (attack != "shuffled" or searcher in ("", group["searcher"]))
+    )
+    found: Mapping[str, Any] = next(groups, {})
     return found
 
 
@@ -228,7 +238,7 @@ def _row(
     return TableRow(
         defense=defense,
         searcher=searcher,
-        targets=attack.get("n", 0),
+        searches=attack.get("n", 0),
         defense_change=attack.get("defense_change"),
         leakage=_estimate(attack.get("leakage_fraction")),
         psnr=estimate_of(attack, "psnr"),

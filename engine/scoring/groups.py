@@ -10,51 +10,80 @@ from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.statistics import Estimate, estimate_mean, estimate_proportion, leakage_fraction
 
 Result = Mapping[str, Any]
+Key = tuple[str, str, str | None]  # Defense, attack, and the searcher where there was one.
 # What the oracle's defense is called: it knows the image, so no defense matters to it.
 ANY_DEFENSE: Final = "any"
 
 
 def summarise_groups(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Returns one group for each defense and attack, in the order they first occur.
+    """Returns one group for each defense, attack and searcher, in the order they first occur.
+
+    Where a target has results of several seeds, their mean is its one value: seeds of a target are
+    no further targets, so intervals over all of them would be too narrow.
 
     Args:
         results: Results of finished trials as ``docs/run-folder.md`` describes them.
     """
-    grouped: dict[tuple[str, str], dict[int, Result]] = {}
+    grouped: dict[Key, list[Result]] = {}
     for result in results:
-        grouped.setdefault((result["defense"], result["attack"]), {})[result["target"]] = result
-    return [
-        _summarise(defense, attack, members, grouped)
-        for (defense, attack), members in grouped.items()
-    ]
+        key = (result["defense"], result["attack"], result["searcher"])
+        grouped.setdefault(key, []).append(result)
+    values = {key: _by_target(members) for key, members in grouped.items()}
+    return [_summarise(key, members, values) for key, members in grouped.items()]
+
+
+def _by_target(results: Sequence[Result]) -> dict[int, Result]:
+    """Returns what was measured on each target, averaged over its results."""
+    of_targets: dict[int, list[Result]] = {}
+    for result in results:
+        of_targets.setdefault(result["target"], []).append(result)
+    return {
+        target: {
+            "metrics": _mean([result["metrics"] for result in repeated]),
+            "hits": _mean([result["hits"] for result in repeated]),
+        }
+        for target, repeated in of_targets.items()
+    }
+
+
+def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the means of the figures that all have; LPIPS may be missing without its weights."""
+    shared = [name for name in figures[0] if all(name in some for some in figures)]
+    return {name: float(np.mean([some[name] for some in figures])) for name in shared}
 
 
 def _summarise(
-    defense: str,
-    attack: str,
-    members: Mapping[int, Result],
-    grouped: Mapping[tuple[str, str], Mapping[int, Result]],
+    key: Key, members: Sequence[Result], values: Mapping[Key, Mapping[int, Result]]
 ) -> dict[str, Any]:
-    results = list(members.values())
+    defense, attack, searcher = key
+    targets = values[key]
     fraction = _leakage_fraction(
-        members, grouped.get((defense, "prior_only"), {}), grouped.get((ANY_DEFENSE, "oracle"), {})
+        targets,
+        values.get((defense, "prior_only", None), {}),
+        values.get((ANY_DEFENSE, "oracle", None), {}),
     )
+    measured = list(targets.values())
     return {
         "defense": defense,
         "attack": attack,
-        "searcher": results[0]["searcher"],
-        "n": len(results),
-        "metrics": {name: _metric(name, results) for name in _measured(results)},
+        "searcher": searcher,
+        "n": len(members),
+        "targets": len(targets),
+        "metrics": {name: _metric(name, measured) for name in _measured(measured)},
         "leakage_fraction": asdict(fraction) if fraction else None,
-        "identification": _identification(results),
-        "defense_change": float(np.mean([result["defense_change"] for result in results])),
-        "evaluations": int(np.median([result["evaluations"] for result in results])),
-        "wall_s": float(np.median([result["wall_s"] for result in results])),
+        "identification": _identification(
+            measured,
+            among=int(np.median([result["among"] for result in members])),
+            often=attack == "prior_only",  # Of many draws; searches rebuild an image once a seed.
+        ),
+        "defense_change": float(np.mean([result["defense_change"] for result in members])),
+        "evaluations": int(np.median([result["evaluations"] for result in members])),
+        "wall_s": float(np.median([result["wall_s"] for result in members])),
     }
 
 
 def _measured(results: Sequence[Result]) -> list[str]:
-    """Returns the metrics every trial has; LPIPS may be missing where its weights are."""
+    """Returns the metrics that every target has."""
     return [name for name in HIGHER_LEAKS if all(name in result["metrics"] for result in results)]
 
 
@@ -65,13 +94,11 @@ def _metric(name: str, results: Sequence[Result]) -> dict[str, float | None]:
     return {**asdict(estimate(values)), "worst": float(worst)}
 
 
-def _identification(results: Sequence[Result]) -> dict[str, Any]:
+def _identification(results: Sequence[Result], *, among: int, often: bool) -> dict[str, Any]:
     hits = {
         name: np.array([result["hits"][name] for result in results]) for name in results[0]["hits"]
     }
-    among = int(np.median([result["among"] for result in results]))
-    # Of many draws; all other attacks rebuild each image once.
-    top1 = estimate_proportion(hits["top1"], often=results[0]["attack"] == "prior_only")
+    top1 = estimate_proportion(hits["top1"], often=often)
     return {
         "top1": top1.mean,
         "top5": float(hits["top5"].mean()),

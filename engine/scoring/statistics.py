@@ -1,7 +1,8 @@
 """Intervals over target images, and the leakage fraction.
 
 All of them hold the target model, the generator and the seeds fixed: they say how much the figure
-would move with other private images of the same kind.
+would move with other private images of the same kind. A target tried with several seeds has one
+value, their mean.
 """
 
 from dataclasses import dataclass
@@ -78,9 +79,10 @@ def estimate_ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate
 def estimate_proportion(values: np.ndarray, *, often: bool = False) -> Estimate:
     """Estimates a hit rate: exact (Clopper-Pearson) for hits and misses.
 
-    Rates of a client's few images take so few values that a bootstrap-t can cover less than half of
-    the time. They get the interval of as many targets with as many hits in all, fractions included:
-    rates vary less than hits and misses of the same mean, so that it covers more often than stated.
+    Rates of a client's few images, or of a few seeds, take so few values that a bootstrap-t can
+    cover less than half of the time. They get the interval of as many targets with as many hits in
+    all, fractions included: rates vary less than hits and misses of the same mean, so that it
+    covers more often than stated.
 
     Args:
         values: One value a target, ``(n,)`` in [0, 1]; rates where a target was tried repeatedly.

@@ -1,7 +1,9 @@
 """The verdict: what an audit's groups allow one to say, and no more."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 LEAKS: Final = "leaks"
@@ -11,21 +13,25 @@ UNDEFENDED: Final = "none"
 # The controls an attack must lie above, and the one that says how much there is to recover.
 REFERENCES: Final = ("prior_only", "shuffled")
 CEILING: Final = "oracle"
+# The worst for the defender first.
+SEVERITY: Final = (LEAKS, INCONCLUSIVE, NO_LEAK_SHOWN)
 
 Group = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What can be said of one defense.
+    """What can be said of one defense against one searcher.
 
     Attributes:
         defense: Its label.
+        searcher: Whose searches attacked it.
         status: ``leaks``, ``no leak shown`` or ``inconclusive``.
         sentence: Its figures in words, and what they allow one to say.
     """
 
     defense: str
+    searcher: str
     status: str
     sentence: str
 
@@ -35,22 +41,29 @@ UNCHANGED: Final = 1e-6
 
 
 def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
-    """Returns the verdict of an audit: a status, a sentence, and a finding for each defense.
+    """Returns the verdict of an audit: a status, a sentence, and what is found of each defense.
 
     The attack has to be seen working before its failure can speak for a defense: unless, without
     a defense, both its leakage fraction and its identification rate lie above those of
     ``prior_only`` and ``shuffled`` with the intervals apart, everything is inconclusive.
+
+    Of several searchers, each is judged by itself. Those that are not seen working say nothing; of
+    what the others say of a defense, the worst for the defender counts.
 
     Args:
         groups: Groups as :func:`engine.scoring.groups.summarise_groups` returns them.
         missing: Trials without a result, failed or not run; with any, no defense is said to show
             no leak.
     """
-    by_name = {(group["defense"], group["attack"]): group for group in groups}
-    defenses = list(dict.fromkeys(group["defense"] for group in groups if group["attack"] == "ggl"))
-    why_not = _why_undefended_attack_fails(by_name)
-    findings = [_judge_defense(defense, by_name, why_not, missing) for defense in defenses]
-    status, sentence = _overall(findings, why_not)
+    attacks = [group for group in groups if group["attack"] == "ggl"]
+    searchers = list(dict.fromkeys(attack["searcher"] for attack in attacks)) or [""]
+    known = {searcher: _groups_of(searcher, groups) for searcher in searchers}
+    why_not = {searcher: _why_undefended_attack_fails(found) for searcher, found in known.items()}
+    findings = [
+        _judge_defense(attack, known[attack["searcher"]], why_not[attack["searcher"]], missing)
+        for attack in attacks
+    ]
+    status, sentence = _overall(findings, why_not, _strongest(attacks, why_not))
     return {
         "status": status,
         "sentence": sentence,
@@ -58,46 +71,99 @@ def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
     }
 
 
-def _overall(findings: Sequence[Finding], why_not: str | None) -> tuple[str, str]:
-    if why_not:
-        return INCONCLUSIVE, f"Inconclusive: {why_not} So nothing is said of any defense."
-    defended = [finding for finding in findings if finding.defense != UNDEFENDED]
-    if not defended:
-        return LEAKS, "Without a defense, the update leaks: " + _lower(findings[0].sentence)
-    leaking = [finding for finding in defended if finding.status == LEAKS]
-    unclear = [finding for finding in defended if finding.status == INCONCLUSIVE]
-    counted = f"{len(leaking)} of {len(defended)} defenses leak to this attack"
-    if unclear:
-        counted += f"; {len(unclear)} cannot be told from the controls with this many images"
-    if leaking:
-        return LEAKS, f"{counted}. Without a defense, {_lower(_of(findings, UNDEFENDED))}"
-    if unclear:
+def _groups_of(searcher: str, groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
+    """Returns the groups that a searcher's attack is judged by, by defense and attack."""
+    return {
+        (group["defense"], group["attack"]): group
+        for group in groups
+        if group["searcher"] in (None, searcher)
+    }
+
+
+def _strongest(attacks: Sequence[Group], why_not: Mapping[str, str | None]) -> Group | None:
+    """Returns the undefended attack that recovers most, of those seen working."""
+    working = [
+        attack
+        for attack in attacks
+        if attack["defense"] == UNDEFENDED and why_not[attack["searcher"]] is None
+    ]
+    return max(working, key=lambda attack: attack["leakage_fraction"]["mean"], default=None)
+
+
+def _overall(
+    findings: Sequence[Finding], why_not: Mapping[str, str | None], strongest: Group | None
+) -> tuple[str, str]:
+    silent = _silent(why_not)
+    if strongest is None:
+        return INCONCLUSIVE, f"Inconclusive: {silent} So nothing is said of any defense."
+    working = [searcher for searcher, why in why_not.items() if why is None]
+    several = len(why_not) > 1
+    status, sentence = _conclude(
+        _worst(finding for finding in findings if finding.searcher in working),
+        attackers=_either(working) if several else "this attack",
+        undefended=(f"by {strongest['searcher']}, " if several else "")
+        + _lower(_figures(strongest)),
+    )
+    return status, f"{sentence} {silent}".rstrip()
+
+
+def _conclude(statuses: Mapping[str, str], *, attackers: str, undefended: str) -> tuple[str, str]:
+    """Returns what the statuses of all defenses but none come to, and the sentence for it."""
+    if not statuses:
+        return LEAKS, f"Without a defense, the update leaks: {undefended}"
+    counts = Counter(statuses.values())
+    counted = f"{counts[LEAKS]} of {len(statuses)} defenses leak to {attackers}"
+    if counts[INCONCLUSIVE]:
+        counted += (
+            f"; {counts[INCONCLUSIVE]} cannot be told from the controls with this many images"
+        )
+    if counts[LEAKS]:
+        return LEAKS, f"{counted}. Without a defense, {undefended}"
+    if counts[INCONCLUSIVE]:
         return INCONCLUSIVE, f"Inconclusive: {counted}."
     return NO_LEAK_SHOWN, (
         f"{counted}. That is no proof of absence: see what this audit cannot show."
     )
 
 
+def _worst(findings: Iterable[Finding]) -> dict[str, str]:
+    """Returns for each defense the status that is worst for the defender."""
+    statuses: dict[str, str] = {}
+    for finding in findings:
+        if finding.defense != UNDEFENDED:
+            before = statuses.get(finding.defense, NO_LEAK_SHOWN)
+            statuses[finding.defense] = min(before, finding.status, key=SEVERITY.index)
+    return statuses
+
+
+def _silent(why_not: Mapping[str, str | None]) -> str:
+    """Returns which searchers say nothing and why; empty if all were seen working."""
+    reasons = set(why_not.values())
+    if len(reasons) == 1:
+        return reasons.pop() or ""
+    return " ".join(f"{searcher} says nothing: {why}" for searcher, why in why_not.items() if why)
+
+
 def _judge_defense(
-    defense: str,
+    attack: Group,
     groups: Mapping[tuple[str, str], Group],
     why_not: str | None,
     missing: int,
 ) -> Finding:
-    attack = groups[defense, "ggl"]
+    finding = partial(Finding, attack["defense"], attack["searcher"])
     figures = _figures(attack)
     if why_not:
-        return Finding(defense, INCONCLUSIVE, f"{figures} Not judged: see above.")
-    controls = _controls(defense, groups)
+        return finding(INCONCLUSIVE, f"{figures} Not judged: see above.")
+    controls = _controls(attack["defense"], groups)
     if len(controls) < len(REFERENCES):
-        return Finding(defense, INCONCLUSIVE, f"{figures} Not judged: its controls are missing.")
+        return finding(INCONCLUSIVE, f"{figures} Not judged: its controls are missing.")
     if _fraction_above(attack, controls) or _identified_above(attack, controls):
-        return Finding(defense, LEAKS, figures)
+        return finding(LEAKS, figures)
     reference = groups[UNDEFENDED, "ggl"]["leakage_fraction"]["mean"]
     high = (attack["leakage_fraction"] or {}).get("high")
     if missing or high is None or high > reference / 2:
-        return Finding(defense, INCONCLUSIVE, f"{figures} Not told apart from the controls.")
-    return Finding(defense, NO_LEAK_SHOWN, f"{figures} No leak shown by this attack.")
+        return finding(INCONCLUSIVE, f"{figures} Not told apart from the controls.")
+    return finding(NO_LEAK_SHOWN, f"{figures} No leak shown by this attack.")
 
 
 def _why_undefended_attack_fails(groups: Mapping[tuple[str, str], Group]) -> str | None:
@@ -154,8 +220,9 @@ def _range(fraction: Mapping[str, float]) -> str:
     return f"{fraction['mean']:.0%} ({fraction['low']:.0%} to {fraction['high']:.0%})"
 
 
-def _of(findings: Sequence[Finding], defense: str) -> str:
-    return next(finding.sentence for finding in findings if finding.defense == defense)
+def _either(names: Sequence[str]) -> str:
+    """Returns ``a, b or c``."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _lower(text: str) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import InfrastructureError
-from engine.plan import ComputePlan, Plan
+from engine.plan import Plan
+from engine.plan_parts import ComputePlan
 from engine.tuning.worker import work
 
 # A trial whose worker was lost is started again this often, from its saved history.

@@ -165,6 +165,68 @@ def refuse(name, plan, code, *said):
             "Did you mean 'DiagonalCMA'?",
         ),
         refuse(
+            "two unknown searchers of several",
+            {"attack": {"searchers": ["sepcmb", "cma", {"name": "cma:ful"}]}},
+            PLAN,
+            "attack.searchers.0: Unknown searcher 'sepcmb'",
+            "Did you mean 'sepcma'?",
+            "attack.searchers.2: ",
+            "'ful'",
+        ),
+        refuse(
+            "unknown setting of a searcher of several",
+            {"attack": {"searchers": ["cma", {"name": "sepcma", "popsize": 9}]}},
+            PLAN,
+            "attack.searchers.1: Unknown setting 'popsize' of the searcher 'sepcma'",
+        ),
+        refuse(
+            "settings of a searcher that the search sets",
+            {"attack": {"searchers": [{"name": "sepcma", "budget": 9}]}},
+            PLAN,
+            "attack: Expected searcher_settings without budget",
+        ),
+        refuse("no searcher", {"attack": {"searchers": []}}, PLAN, "attack.searchers: ", "1 item"),
+        refuse(
+            "searchers as a word",
+            {"attack": {"searchers": "sepcma"}},
+            PLAN,
+            "attack.searchers: expected a list of searchers; got 'sepcma'",
+        ),
+        refuse(
+            "a searcher without a name",
+            {"attack": {"searchers": [{"population": 9}]}},
+            PLAN,
+            "attack.searchers.0.name: ",
+        ),
+        refuse(
+            "one searcher twice",
+            {"attack": {"searchers": ["sepcma", "cma", {"name": "sepcma", "population": 9}]}},
+            PLAN,
+            "attack.searchers: expected each once, got sepcma, cma, sepcma.",
+        ),
+        *(
+            refuse(
+                f"searchers and {key}",
+                {"attack": {"searchers": ["sepcma"], key: value}},
+                PLAN,
+                f"attack.searchers: expected in place of {key}, got both.",
+            )
+            for key, value in (("searcher", "cma"), ("searcher_settings", {"population": 9}))
+        ),
+        refuse("no seed", {"seeds": []}, PLAN, "seeds: ", "at least 1 item"),
+        refuse("one seed twice", {"seeds": [3, 1, 3]}, PLAN, "seeds: expected each once, got 3, 1"),
+        *(
+            refuse(f"a seed of {seed}", {"seeds": [0, seed]}, PLAN, "seeds.1: ", f"got {seed}")
+            for seed in (-1, 2**31, True, 1.5)
+        ),
+        refuse("seeds as a number", {"seeds": 3}, PLAN, "seeds: ", "got 3"),
+        refuse(
+            "seed and seeds",
+            {"seed": 0, "seeds": [0, 1]},
+            PLAN,
+            "seeds: expected in place of seed, got both. Leave one out.",
+        ),
+        refuse(
             "unknown target model",
             {"target_model": {"name": "lnet"}},
             PLAN,

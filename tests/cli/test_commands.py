@@ -97,6 +97,19 @@ def test_a_dry_run_says_what_clients_do_where_it_is_more_than_one_gradient(leakt
     assert "client     3 images, 2 local steps" in outlined.out
 
 
+def test_a_dry_run_lists_searchers_and_seeds_where_there_are_several(leaktune):
+    words = ("run", "--config", SMOKE, "--dry-run")
+
+    plain = leaktune(*words)
+    outlined = leaktune(*words, "--set", "attack.searchers=[sepcma, cma]", "--set", "seeds=[0, 5]")
+
+    assert "searchers" not in plain.out
+    assert "seeds" not in plain.out
+    assert "searchers  sepcma, cma" in outlined.out
+    assert "seeds      0, 5" in outlined.out
+    assert "40 of 120 evaluations, 4800 in all" in outlined.out
+
+
 @pytest.mark.parametrize("words", [["--set", "data=nowhere"], ["--set", "targets=1000"]])
 def test_a_dry_run_refuses_whatever_a_run_would_refuse(words, leaktune):
     dry = leaktune("run", "--dry-run", *words)

@@ -116,11 +116,13 @@ SUMMARY = {
         "defenses": [
             {
                 "defense": "none",
+                "searcher": "nevergrad:DiagonalCMA",
                 "status": "leaks",
                 "sentence": "The attack is above the floor and above both controls.",
             },
             {
                 "defense": "sparsification(percent=90)",
+                "searcher": "nevergrad:DiagonalCMA",
                 "status": "inconclusive",
                 "sentence": "Above the floor, but three images are too few for a claim.",
             },
@@ -172,6 +174,21 @@ def make_images() -> dict[str, np.ndarray]:
                     None
                 ]
     return images
+
+
+def with_second_searcher(summary: dict, **psnr: float) -> None:
+    """Adds trials and groups of random search, with such a PSNR by attack, on the first defense."""
+    for attack, value in psnr.items():
+        own = {"searcher": "random", "metrics": {"psnr": value}}
+        summary["trials"] += [
+            {**trial, **own, "id": f"{trial['id']}-random"}
+            for trial in summary["trials"]
+            if (trial["defense"], trial["attack"]) == ("none", attack)
+        ]
+        first = next(group for group in summary["groups"] if group["attack"] == attack)
+        summary["groups"].append({**first, **own, "metrics": {"psnr": {"mean": value}}})
+    found = {"defense": "none", "searcher": "random", "status": "no leak shown", "sentence": "Ok."}
+    summary["verdict"]["defenses"].append(found)
 
 
 def with_images_per_client(images: int, pictures: dict[str, np.ndarray]) -> tuple[dict, dict]:

@@ -2,7 +2,7 @@ import pytest
 
 from engine.reporting.figure_rows import columns_of, curves_of, median_of, strips_of, unit_of
 from engine.reporting.tables import table_rows
-from tests.reporting.conftest import with_images_per_client
+from tests.reporting.conftest import with_images_per_client, with_second_searcher
 
 
 def test_the_median_is_taken_where_every_run_has_begun_and_holds_last_values():
@@ -55,6 +55,29 @@ def test_the_montage_shows_the_controls_of_the_first_defense(summary, images):
 
     kinds = ["original", "prior_only", "shuffled", "random_best", "ggl", "ggl", "oracle"]
     assert [strip.kind for strip in strips] == kinds
+
+
+def test_each_searcher_has_its_attack_and_its_shuffled_control_in_strips_of_their_own(
+    summary, images
+):
+    with_second_searcher(summary, ggl=15.5, shuffled=9.5)
+    images |= {
+        f"none-{attack}-{n}-random": images["target/0"]
+        for attack in ("ggl", "shuffled")
+        for n in range(3)
+    }
+
+    _, strips = strips_of(summary, images, first_controls_only=True)
+
+    assert [(strip.kind, strip.note) for strip in strips[1:7]] == [
+        ("prior_only", "defense: none"),
+        ("shuffled", "defense: none, by nevergrad:DiagonalCMA"),
+        ("shuffled", "defense: none, by random"),
+        ("random_best", "defense: none"),
+        ("ggl", "rebuilt by nevergrad:DiagonalCMA"),
+        ("ggl", "rebuilt by random"),
+    ]
+    assert strips[3].images == [f"none-shuffled-{target}-random" for target in range(3)]
 
 
 def test_a_missing_reconstruction_leaves_a_gap(summary, images):

@@ -6,7 +6,7 @@ import pytest
 from engine.reporting import render_page
 from engine.reporting.page import bar_of, flattened
 from engine.reporting.tables import Estimate, percent, significant
-from tests.reporting.conftest import with_images_per_client
+from tests.reporting.conftest import with_images_per_client, with_second_searcher
 
 VOID = {"meta", "br", "wbr", "img", "rect", "path", "circle"}
 ADDRESSES = {"src", "href", "srcset", "action", "data", "poster", "xlink:href", "background"}
@@ -270,3 +270,45 @@ def test_every_image_of_a_client_is_shown(summary, images):
     assert "image 2" not in page.text
     assert "batch > 1" not in page.text
     assert "batch > 1" in Page(render_page(summary, images)).text
+
+
+def test_searchers_are_told_apart_wherever_there_are_several(summary):
+    one = Page(render_page(summary, None)).text
+    with_second_searcher(summary, ggl=15.5, shuffled=9.5)
+    for trial in summary["trials"]:
+        if trial["attack"] == "ggl" and trial["defense"] == "none":
+            trial["trace"] = [[1, 0.5, 9.0], [1000, 0.1, 15.0]]
+            trial["matching"] = f"kernels for {trial['searcher']}"
+
+    text = Page(render_page(summary, None)).text
+
+    assert "none · random" not in one
+    assert text.count("none · random") == 2  # In the verdict, and over its curves.
+    assert "random, 3 searches" in text
+    assert text.count("Candidates were compared by kernels for random.") == 1
+    assert text.count("Candidates were compared by kernels for nevergrad:DiagonalCMA.") == 1
+
+
+def test_a_page_of_several_seeds_says_that_a_target_counts_once(summary, images):
+    one = Page(render_page(summary, images)).text
+    again = [{**trial, "seed": 1, "id": f"{trial['id']}-seed1"} for trial in summary["trials"]]
+    summary["trials"] += again
+
+    text = Page(render_page(summary, images)).text
+
+    said = ("attacked with 2 seeds, and counts once", "Of 2 seeds the first is shown.")
+    assert [sentence in text for sentence in said] == [True, True]
+    assert [sentence in one for sentence in said] == [False, False]
+
+
+def test_a_failed_trial_is_listed_with_its_searcher_where_the_plan_has_several(summary):
+    failed = {"id": "f", "defense": "none", "attack": "ggl", "target": 3, "error": "out of memory"}
+    summary["failed"] = [failed | {"searcher": "sepcma"}, failed | {"searcher": None}]
+
+    one = Page(render_page(summary, None)).text
+    summary["plan"]["attack"] = {"searchers": [{"name": "sepcma"}, {"name": "cma"}]}
+    several = Page(render_page(summary, None)).text
+
+    assert one.count("(ggl on none, image 3): out of memory") == 2
+    assert several.count("(ggl by sepcma on none, image 3): out of memory") == 1
+    assert several.count("(ggl on none, image 3): out of memory") == 1

@@ -4,6 +4,7 @@ from rich.console import Console
 
 from engine.reporting import markdown_table, render_terminal, table_rows
 from engine.reporting.tables import Estimate, interval, number, percent, significant
+from tests.reporting.conftest import with_second_searcher
 
 
 def in_terminal(summary, width=100):
@@ -31,7 +32,7 @@ def test_a_row_holds_the_attack_between_floor_and_ceiling(summary):
     assert (row.shuffled, row.random_best) == (10.21, 12.76)
     assert row.top1 == Estimate(0.333, 0.06, 0.79)
     assert (row.chance, row.label_accuracy) == (0.01, 1.0)
-    assert (row.defense_change, row.status, row.targets) == (0.314, "inconclusive", 3)
+    assert (row.defense_change, row.status, row.searches) == (0.314, "inconclusive", 3)
 
 
 def test_a_defense_whose_attack_failed_keeps_its_row(summary):
@@ -41,22 +42,27 @@ def test_a_defense_whose_attack_failed_keeps_its_row(summary):
 
     assert [row.defense for row in rows] == ["none", "sparsification(percent=90)"]
     assert rows[0].psnr == Estimate()
-    assert rows[0].targets == 0
+    assert rows[0].searches == 0
 
 
-def test_a_second_searcher_gets_its_own_row_and_its_own_control(summary):
-    for attack, psnr in (("ggl", 15.5), ("random_best", 13.9)):
-        first = next(group for group in summary["groups"] if group["attack"] == attack)
-        other = {**first, "searcher": "random", "metrics": {"psnr": {"mean": psnr}}}
-        summary["groups"].append(other)
+def test_a_second_searcher_gets_its_own_row_with_its_own_verdict_and_its_own_shuffled(summary):
+    with_second_searcher(summary, ggl=15.5, shuffled=9.5)
 
     rows = table_rows(summary)
 
-    assert [(row.searcher, row.psnr.mean, row.random_best) for row in rows[:2]] == [
-        ("nevergrad:DiagonalCMA", 16.91, 13.37),
-        ("random", 15.5, 13.9),
+    assert [(row.searcher, row.psnr.mean, row.shuffled, row.status) for row in rows[:2]] == [
+        ("nevergrad:DiagonalCMA", 16.91, 10.13, "leaks"),
+        ("random", 15.5, 9.5, "no leak shown"),
     ]
-    assert "nevergrad:DiagonalCMA" in markdown_table(summary)
+    assert (rows[1].prior_only, rows[1].random_best, rows[1].oracle) == (10.42, 13.37, 21.64)
+    assert "none / random" in markdown_table(summary)
+    assert "none / nevergrad:DiagonalCMA" in markdown_table(summary)
+
+
+def test_the_shuffled_control_of_one_searcher_never_stands_in_for_anothers(summary):
+    with_second_searcher(summary, ggl=15.5)
+
+    assert table_rows(summary)[1].shuffled is None
 
 
 def test_numbers_have_a_true_minus_and_missing_ones_are_a_dash():

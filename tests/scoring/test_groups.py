@@ -9,7 +9,7 @@ def result(attack, target, psnr, *, defense="none", top1=0.0, **changes):
     return {
         "defense": defense,
         "attack": attack,
-        "searcher": "random",
+        "searcher": None if attack in ("prior_only", "oracle") else "sepcma",
         "target": target,
         "evaluations": 100,
         "wall_s": 1.0 + target,
@@ -28,9 +28,18 @@ RESULTS = [
 ]
 
 
-def group_of(results, defense, attack):
-    groups = summarise_groups(results)
-    return next(g for g in groups if (g["defense"], g["attack"]) == (defense, attack))
+def group_of(results, defense, attack, searcher=None):
+    [found] = [
+        group
+        for group in summarise_groups(results)
+        if (group["defense"], group["attack"]) == (defense, attack)
+        and searcher in (None, group["searcher"])
+    ]
+    return found
+
+
+def bounds_of(estimate):
+    return [estimate[name] for name in ("mean", "low", "high")]
 
 
 def test_there_is_one_group_for_each_defense_and_attack_in_order():
@@ -105,3 +114,74 @@ def test_a_metric_that_some_trials_lack_is_left_out():
     some = [dict(r, metrics={**r["metrics"], "lpips": 0.1}) for r in RESULTS[:1]] + RESULTS[1:]
 
     assert "lpips" not in group_of(some, "none", "ggl")["metrics"]
+
+
+# By target and then by seed: targets differ, seeds of a target hardly do.
+REPEATED = ((18.0, 18.2), (24.0, 23.6), (12.0, 12.1), (15.0, 15.6))
+SEEDED = [
+    result("ggl", target, psnr, top1=float(psnr > 15.2), seed=seed)
+    for target, psnrs in enumerate(REPEATED)
+    for seed, psnr in enumerate(psnrs)
+]
+
+
+def test_seeds_of_a_target_are_averaged_before_an_interval_over_targets_is_computed():
+    group = group_of(SEEDED, "none", "ggl")
+
+    by_target, all_alike = np.mean(REPEATED, axis=1), np.ravel(REPEATED)
+    assert (group["n"], group["targets"]) == (8, 4)
+    found = bounds_of(group["metrics"]["psnr"])
+    assert found == bounds_of(vars(estimate_mean(by_target)))
+    assert group["metrics"]["psnr"]["worst"] == pytest.approx(23.8)
+    too_narrow = estimate_mean(all_alike)
+    assert found[2] - found[1] > 1.5 * (too_narrow.high - too_narrow.low)
+
+
+def test_a_target_identified_with_some_seeds_is_a_rate():
+    identified = group_of(SEEDED, "none", "ggl")["identification"]
+
+    rates = np.array([1.0, 1.0, 0.0, 0.5])
+    expected = estimate_proportion(rates)
+    assert (identified["top1"], identified["low"], identified["high"]) == (
+        0.625,
+        expected.low,
+        expected.high,
+    )
+
+
+def test_the_leakage_fraction_joins_the_means_over_seeds():
+    floors = [
+        result("prior_only", target, 10.0 + seed, seed=seed)
+        for target in range(4)
+        for seed in (0, 1)
+    ]
+    ceilings = [
+        result("oracle", target, 26.0 + seed, defense="any", seed=seed)
+        for target in range(4)
+        for seed in (0, 1)
+    ]
+
+    fraction = group_of(SEEDED + floors + ceilings, "none", "ggl")["leakage_fraction"]
+
+    attacked = np.mean(REPEATED, axis=1).sum()
+    assert fraction["mean"] == pytest.approx((attacked - 4 * 10.5) / (4 * 26.5 - 4 * 10.5))
+
+
+def test_a_target_that_failed_with_one_seed_has_the_value_of_the_others():
+    left = [r for r in SEEDED if (r["target"], r["seed"]) != (1, 0)]
+
+    group = group_of(left, "none", "ggl")
+
+    assert (group["n"], group["targets"]) == (7, 4)
+    assert group["metrics"]["psnr"]["worst"] == 23.6
+
+
+def test_searchers_have_groups_of_their_own_and_share_the_floor_and_the_ceiling():
+    other = [result("ggl", t, psnr, searcher="cma") for t, psnr in enumerate((11.0, 13.0, 12.0))]
+
+    results = RESULTS + other
+    first, second = (group_of(results, "none", "ggl", name) for name in ("sepcma", "cma"))
+
+    assert (first["n"], second["n"]) == (3, 3)
+    assert first == group_of(RESULTS, "none", "ggl")
+    assert second["leakage_fraction"]["mean"] == pytest.approx((1 + 1 + 1) / (15 + 14 + 11))

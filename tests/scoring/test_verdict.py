@@ -3,11 +3,12 @@ import pytest
 from engine.scoring.verdict import judge
 
 
-def group(defense, attack, fraction, identified, *, change=0.5):
+def group(defense, attack, fraction, identified, *, change=0.5, searcher="sepcma"):
     mean, low, high = fraction
     return {
         "defense": defense,
         "attack": attack,
+        "searcher": searcher if attack in ("ggl", "shuffled") else None,
         "leakage_fraction": {"mean": mean, "low": low, "high": high},
         "identification": {
             "top1": identified[0],
@@ -141,3 +142,109 @@ def test_the_verdict_promises_nothing():
 
     for word in ("safe", "private", "anonymous", "guarantee", "secure", "protected"):
         assert word not in str(texts).lower()
+
+
+def compared(**searchers):
+    """Groups of an audit by several searchers; each has a fraction and identification a defense."""
+    groups = [group("any", "oracle", LEAK, SEEN)]
+    for searcher, attacks in searchers.items():
+        for defense, (fraction, identified) in attacks.items():
+            groups += [
+                group(defense, "ggl", fraction, identified, searcher=searcher),
+                group(defense, "shuffled", NOTHING, CHANCE, searcher=searcher),
+            ]
+    defenses = dict.fromkeys(found["defense"] for found in groups if found["attack"] == "ggl")
+    return groups + [group(name, "prior_only", (0.0, 0.0, 0.0), CHANCE) for name in defenses]
+
+
+def by_searcher(verdict):
+    return {(f["defense"], f["searcher"]): f["status"] for f in verdict["defenses"]}
+
+
+WORKS, STRONGER = (LEAK, SEEN), ((0.8, 0.7, 0.9), SEEN)
+FAILS = (NOTHING, CHANCE)
+
+
+def test_of_several_searchers_the_worst_for_the_defender_counts():
+    groups = compared(
+        cma={"none": WORKS, "weak": FAILS, "strong": FAILS, "unclear": FAILS},
+        sepcma={"none": STRONGER, "weak": WORKS, "strong": FAILS, "unclear": (WIDE, CHANCE)},
+    )
+
+    verdict = judge(groups, missing=0)
+
+    found = by_searcher(verdict)
+    assert (found["weak", "cma"], found["weak", "sepcma"]) == ("no leak shown", "leaks")
+    assert (found["unclear", "cma"], found["unclear", "sepcma"]) == (
+        "no leak shown",
+        "inconclusive",
+    )
+    assert verdict["status"] == "leaks"
+    assert verdict["sentence"].startswith(
+        "1 of 3 defenses leak to cma or sepcma; 1 cannot be told from the controls with this many "
+        "images. Without a defense, by sepcma, 80% (70% to 90%)"
+    )
+
+
+def test_no_leak_is_shown_only_where_every_searcher_seen_working_shows_none():
+    both = {"none": WORKS, "strong": FAILS}
+    doubtful = both | {"strong": (WIDE, CHANCE)}
+
+    agreed, doubted = (
+        judge(compared(cma=both, sepcma=other), missing=0) for other in (both, doubtful)
+    )
+
+    assert agreed["status"] == "no leak shown"
+    assert doubted["status"] == "inconclusive"
+
+
+def test_a_searcher_not_seen_working_says_nothing_for_or_against_a_defense():
+    groups = compared(
+        cma={"none": WORKS, "strong": FAILS},
+        random={"none": FAILS, "strong": WORKS},
+    )
+
+    verdict = judge(groups, missing=0)
+
+    assert by_searcher(verdict) == {
+        ("none", "cma"): "leaks",
+        ("strong", "cma"): "no leak shown",
+        ("none", "random"): "inconclusive",
+        ("strong", "random"): "inconclusive",
+    }
+    assert verdict["status"] == "no leak shown"
+    assert verdict["sentence"].startswith("0 of 1 defenses leak to cma. ")
+    assert verdict["sentence"].endswith(
+        "random says nothing: without a defense, the leakage fraction is not apart from the "
+        "controls'."
+    )
+
+
+def test_an_audit_none_of_whose_searchers_is_seen_working_is_inconclusive_and_says_why_of_each():
+    verdict = judge(
+        compared(cma={"none": FAILS, "strong": FAILS}, random={"none": (LEAK, CHANCE)}), missing=0
+    )
+
+    assert verdict["status"] == "inconclusive"
+    assert "cma says nothing: without a defense, the leakage fraction" in verdict["sentence"]
+    assert "random says nothing: without a defense, the identification" in verdict["sentence"]
+
+
+def test_a_reason_that_holds_for_all_searchers_is_given_once():
+    verdict = judge(compared(cma={"strong": WORKS}, random={"strong": WORKS}), missing=0)
+
+    assert verdict["sentence"] == (
+        "Inconclusive: the plan has no undefended attack (defense: none) to compare with. "
+        "So nothing is said of any defense."
+    )
+
+
+def test_a_searchers_attack_is_held_against_its_own_shuffled_control():
+    groups = compared(cma={"none": WORKS}, sepcma={"none": WORKS})
+    own = next(g for g in groups if (g["attack"], g["searcher"]) == ("shuffled", "sepcma"))
+    groups[groups.index(own)] = group("none", "shuffled", LEAK, SEEN, searcher="sepcma")
+
+    verdict = judge(groups, missing=0)
+
+    assert by_searcher(verdict) == {("none", "cma"): "leaks", ("none", "sepcma"): "inconclusive"}
+    assert verdict["sentence"].startswith("Without a defense, the update leaks: by cma, 60%")

@@ -151,7 +151,9 @@ def test_a_failing_trial_is_shown_counted_and_never_taken_for_a_protected_one(
     console = Console(file=io.StringIO(), width=200)
     summary = run_audit(folder, address=None, console=console, lab=lab)
 
-    assert [failure["id"] for failure in summary["failed"]] == ["defense0-ggl-target0"]
+    [failure] = summary["failed"]
+    named = [failure[name] for name in ("id", "searcher", "seed")]
+    assert named == ["defense0-ggl-target0", "gauss_newton", 0]
     assert summary["verdict"]["status"] == "inconclusive"
     shown = console.file.getvalue()
     assert "Trial defense0-ggl-target0 failed" in shown

@@ -87,6 +87,23 @@ def test_results_depend_on_neither_workers_nor_an_interruption(searcher, ray_clu
     assert list(map(without_times, resumed["trials"])) == list(map(without_times, alone["trials"]))
 
 
+@pytest.mark.slow
+def test_candidates_of_every_searcher_and_seed_are_tune_trials(ray_cluster, tmp_path):
+    attack = {"budget": BUDGET, "searchers": ["random", "optuna:Random"]}
+    folder, summary, _ = audit(plan_of("random", attack=attack, seeds=[0, 3]), tmp_path)
+
+    assert summary["failed"] == []
+    searched = {
+        (trial["searcher"], trial["seed"]): losses_of(folder, trial["id"])
+        for trial in summary["trials"]
+        if trial["attack"] == "ggl"
+    }
+    assert {len(losses) for losses in searched.values()} == {BUDGET}
+    assert set(searched) == {(n, seed) for n in ("random", "optuna:Random") for seed in (0, 3)}
+    assert len({losses.tobytes() for losses in searched.values()}) == 4
+    assert sum(trial["attack"] == "prior_only" for trial in summary["trials"]) == 2
+
+
 def test_a_search_that_fails_is_shown_and_counted(ray_cluster, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise OSError("no algorithm")

@@ -1,0 +1,230 @@
+"""The parts of a plan, each strict and frozen."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from engine import assets
+from engine.attacks import PRESETS, AttackSettings
+from engine.defenses import DEFENSES, Defense
+from engine.federation.client import LocalTraining
+from engine.federation.target_models import TARGET_MODELS
+from engine.generators.precision import Precision
+from engine.registry import unknown_name
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _absolute(reference: str) -> str:
+    """Returns a path as workers and later commands find it; an embedded name as it is."""
+    return reference if reference in assets.datasets() else os.path.abspath(reference)
+
+
+Reference = Annotated[str, AfterValidator(_absolute)]
+
+
+class Strict(BaseModel):
+    """A part of the plan: frozen, with unknown keys refused and no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TargetModelPlan(Strict):
+    """The model the clients train.
+
+    Attributes:
+        name: A registered target model.
+        seed: Seeds its initial weights.
+        weights: Trained weights (a safetensors file) in place of initial ones.
+        sha256: Expected hash of ``weights``.
+    """
+
+    name: str = "lenet"
+    seed: Seed = 0
+    weights: Reference | None = None
+    sha256: Sha256 | None = None
+
+    def check(self) -> None:
+        """Raises PlanError unless the name is registered."""
+        TARGET_MODELS.get(self.name)
+
+
+class ClientPlan(Strict):
+    """What each client computes its update from, and how; the server prescribes the latter.
+
+    Attributes:
+        images: Private images of a client, ``B``: the first ``B`` of the data are those of
+            target 0, the next ``B`` those of target 1.
+        local_steps: Gradient steps on all of them together. 1 is FedSGD: the update is the
+            gradient; more are FedAvg without momentum.
+        learning_rate: Of the local steps; without effect for one.
+    """
+
+    images: int = Field(default=1, ge=1)
+    local_steps: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+
+    def training(self) -> LocalTraining:
+        """Returns what the clients do with their images."""
+        return LocalTraining(self.local_steps, self.learning_rate)
+
+
+class WeightsPlan(Strict):
+    """Weights with a card beside them: an embedded name or the path of a safetensors file."""
+
+    weights: Reference = "fashion-mnist"
+    sha256: Sha256 | None = None
+
+
+class GeneratorPlan(WeightsPlan):
+    """The attacker's generator, and how its images are made during a search.
+
+    Attributes:
+        precision: Of the factors of its products: ``float32``, ``tf32`` (GPUs that have it), or
+            ``bfloat16``. Lower ones are sooner done and change images a little, and through them
+            the path of a search. Matching losses stay in single precision, the oracle too.
+        channels_last: Whether the weights of convolutions lie channels last in memory: faster on
+            many devices, equal up to rounding.
+    """
+
+    precision: Precision = "float32"
+    channels_last: bool = False
+
+
+class Named(BaseModel):
+    """A name, and settings beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    def settings(self) -> dict[str, Any]:
+        """Returns everything but the name."""
+        return dict(self.model_extra or {})
+
+
+def named(part: object) -> object:
+    """Returns a name by itself as a mapping of the name and no settings."""
+    return {"name": part} if isinstance(part, str) else part
+
+
+def listed(value: object, what: str) -> Sequence[object]:
+    """Returns a list as it is; raises ValueError for anything else, a text too."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list of {what}")
+    return value
+
+
+class AttackPlan(Strict):
+    """How the attack searches.
+
+    Attributes:
+        preset: A name of ``engine.attacks.PRESETS``; the other keys override its settings.
+        budget: Candidate evaluations a search, all its restarts together.
+        searchers: Several searchers to compare in place of ``searcher``, each a name or a mapping
+            of name and settings; all attack the same updates with the same budget.
+    """
+
+    preset: str = "default"
+    budget: int = Field(default=1000, ge=1)
+    searcher: str | None = None
+    searcher_settings: dict[str, Any] | None = None
+    searchers: Annotated[tuple[Named, ...], Field(min_length=1)] | None = None
+    space: str | None = None
+    space_settings: dict[str, Any] | None = None
+    label_inference: str | None = None
+    label_hypotheses: int = Field(default=1, ge=1)
+    distance: str | None = None
+    regulariser: str | None = None
+    regulariser_weight: float | Literal["posterior"] | None = None
+    restarts: int = Field(default=1, ge=1)
+    scheduler: Literal["none", "halving", "median"] = "none"
+    max_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    published_code: bool | None = None
+
+    @field_validator("searchers", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return None if value is None else tuple(map(named, listed(value, "searchers")))
+
+    def settings(self) -> tuple[AttackSettings, ...]:
+        """Returns the preset with the plan's overrides, once for each searcher."""
+        if self.preset not in PRESETS:
+            raise unknown_name("attack preset", self.preset, PRESETS)
+        names = {field.name for field in fields(AttackSettings)}
+        given = {name: value for name, value in self if name in names and value is not None}
+        if "searcher" in given:
+            given.setdefault("searcher_settings", {})  # The preset's are for its own searcher.
+        if "space" in given:
+            given.setdefault("space_settings", {})
+        settings = replace(PRESETS[self.preset], **given)
+        if self.searchers is None:
+            return (settings,)
+        return tuple(
+            replace(settings, searcher=searcher.name, searcher_settings=searcher.settings())
+            for searcher in self.searchers
+        )
+
+
+class ComputePlan(Strict):
+    """What the trials may use.
+
+    ``workers`` and ``searches_per_trial`` change speed alone. Threads and devices also change the
+    rounding of float sums, and through it, after many generations, the path of a search.
+
+    Attributes:
+        fan_out: What a Ray Tune trial is: ``searches``, one or several of them whole, or
+            ``candidates``, one candidate that Tune's own search algorithm proposes.
+        workers: Trials at once; as many as the cluster has room for if null.
+        cpus_per_trial: Processors, and threads, of one trial.
+        gpus_per_trial: GPUs of one trial; 0.25 lets four trials share one. 0 computes on the CPU.
+        searches_per_trial: Searches that one Ray Tune trial carries, generation by generation
+            evaluated together: more where one population does not fill a GPU, or where searches
+            are so short that starting trials shows.
+    """
+
+    fan_out: Literal["searches", "candidates"] = "searches"
+    workers: int | None = Field(default=None, ge=1)
+    cpus_per_trial: int = Field(default=1, ge=1)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    searches_per_trial: int = Field(default=4, ge=1)
+
+
+class TrackingPlan(Strict):
+    """Where MLflow keeps the audit's runs.
+
+    Attributes:
+        mlflow: Whether to record in MLflow at all.
+        uri: MLflow's tracking URI.
+        experiment: Name of the MLflow experiment.
+    """
+
+    mlflow: bool = True
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "leaktune"
+
+
+class ImagesPlan(Strict):
+    """Which places besides ``private/`` may show private images and reconstructions.
+
+    Attributes:
+        report: Whether the report page shows them.
+        tracking: Whether a montage and the report are sent to MLflow.
+    """
+
+    report: bool = False
+    tracking: bool = False
+
+
+class DefensePlan(Named):
+    """One defense: its name, and its settings beside it."""
+
+    def make(self) -> Defense:
+        """Builds the defense."""
+        return DEFENSES.make(self.name, **self.settings())
+
+
+Chain = Annotated[tuple[DefensePlan, ...], Field(min_length=1)]
