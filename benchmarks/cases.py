@@ -12,6 +12,7 @@ from benchmarks.generators import BigganSized, DcganSized, SizedGenerator, settl
 from engine import assets
 from engine.attacks import GradientMatchingObjective, ThreatKnowledge
 from engine.attacks.distances import DISTANCES
+from engine.attacks.matching import filled_up
 from engine.defenses import DEFENSES, ClientContext
 from engine.federation import compute_update, find_head, make_target_model
 from engine.generators import load_generator
@@ -141,7 +142,8 @@ class Case:
 
     def of_images(self) -> GradientMatchingObjective:
         """Returns the objective with the population's images at hand, its generator left out."""
-        images = self.images
+        by_candidate = self.images.unflatten(0, (len(self.latents), -1))
+        images = filled_up(by_candidate).flatten(0, 1)  # As many as it will ask for.
         knowledge = replace(
             self.objective.knowledge, generate=lambda _, labels: images[: len(labels)]
         )

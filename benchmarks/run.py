@@ -24,6 +24,7 @@ from rich.table import Table  # noqa: E402
 
 from benchmarks import cases  # noqa: E402
 from benchmarks.search_quality import DEFENSES  # noqa: E402
+from engine import json_lines  # noqa: E402
 from engine.allocator import keep_freed_memory  # noqa: E402
 from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
 
@@ -127,7 +128,7 @@ def _scaling(options: argparse.Namespace, device: torch.device) -> Results:
 
 def _search_quality(options: argparse.Namespace, device: torch.device) -> Results:
     from benchmarks.quality_report import claims, markdown, plot, summarise
-    from benchmarks.search_quality import contestants, read, search_all
+    from benchmarks.search_quality import contestants, search_all
 
     del device  # Small models: processors do.
     chosen = contestants(
@@ -143,7 +144,7 @@ def _search_quality(options: argparse.Namespace, device: torch.device) -> Result
             f"{row['seconds']:.1f} s, loss {looks}",
             file=sys.stderr,
         )
-    rows = read(options.results)
+    rows = list(json_lines.read(options.results))
     if options.markdown:
         options.markdown.write_text(markdown(rows), encoding="utf-8")
     if options.plot:

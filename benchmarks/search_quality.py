@@ -1,7 +1,6 @@
 """How good searches are at equal budgets: every searcher, several targets, the paper's defenses."""
 
 import fnmatch
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from engine import assets
+from engine import assets, json_lines
 from engine.attacks import (
     PRESETS,
     AttackSettings,
@@ -139,8 +138,10 @@ def search_all(
         images: Private images of a client.
     """
     lab = embedded_lab()
-    _drop_torn_line(path)
-    done = {(row["searcher"], row["defense"], row["target"], row["budget"]) for row in read(path)}
+    done = {
+        (row["searcher"], row["defense"], row["target"], row["budget"])
+        for row in json_lines.read(path)
+    }
     for target in targets:
         for defense in defenses:
             for one in chosen:
@@ -148,24 +149,8 @@ def search_all(
                     if (one.name, defense, target, budget) in done:
                         continue
                     row = _search(one, lab, defense, target, images, budget, looks)
-                    with path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(row) + "\n")
+                    json_lines.append(path, row)
                     yield row
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cuts off a last line that a crash left without its end."""
-    if path.is_file():
-        whole = path.read_bytes().rpartition(b"\n")
-        path.write_bytes(whole[0] + whole[1])
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Returns the searches a file of results holds; a line cut off by a crash is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
 
 
 @dataclass

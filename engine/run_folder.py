@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from engine import json_lines
 from engine.errors import InfrastructureError, InputError
 
 
@@ -90,22 +91,12 @@ class RunFolder:
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Appends one event and waits until it is on disk."""
-        line = json.dumps({"time": time.time(), "kind": kind, **fields}, allow_nan=False)
-        with (self.path / "events.jsonl").open("ab+") as file:
-            _drop_torn_line(file)
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        event = {"time": time.time(), "kind": kind, **fields}
+        json_lines.append(self.path / "events.jsonl", event, durable=True)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yields the events in order; a last line cut off by a crash is left out."""
-        path = self.path / "events.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield json.loads(line)
+        yield from json_lines.read(self.path / "events.jsonl")
 
     def save_losses(self, trial: str, losses: np.ndarray, spec_hash: str) -> None:
         """Writes the losses of a finished search, atomically."""
@@ -149,18 +140,6 @@ class RunFolder:
             path.parent.name: json.loads(path.read_text(encoding="utf-8"))
             for path in sorted(self.path.glob("trials/*/result.json"))
         }
-
-
-def _drop_torn_line(file: BinaryIO) -> None:
-    """Cuts off a last line that a crash left without its end; it was never confirmed to anyone."""
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return
-    file.seek(size - 1)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
 
 
 def write_json(path: Path, value: Any) -> None:

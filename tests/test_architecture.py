@@ -159,6 +159,7 @@ def test_the_objective_has_no_field_for_private_images():
     assert {field.name for field in dataclasses.fields(GradientMatchingObjective)} == {
         "observed",
         "labels",
+        "other_labels",
         "knowledge",
         "imitate",
         "distance",

@@ -1,12 +1,12 @@
 """The losses of an unfinished search's candidates, on disk line by line as they come."""
 
-import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from engine import json_lines
 
 
 class CandidateLog:
@@ -26,29 +26,26 @@ class CandidateLog:
         self.losses = np.full(budget, np.nan, dtype=np.float32)
         self.known = np.zeros(budget, dtype=bool)
         self._path = path
-        header, lines = {"spec": spec_hash}, _whole_lines(path)
-        kept = lines[1:] if lines[:1] == [header] else []
-        # Written anew: without a line that was cut off, or all of another search.
-        _write(path, "w", header)
-        for line in kept:
-            self.add(line["candidate"], float("nan") if line["loss"] is None else line["loss"])
+        header, lines = {"spec": spec_hash}, _lines(path)
+        if lines[:1] != [header]:
+            path.unlink(missing_ok=True)
+            json_lines.append(path, header)
+        for line in lines[1:] if lines[:1] == [header] else []:
+            self._note(line["candidate"], float("nan") if line["loss"] is None else line["loss"])
 
     def add(self, candidate: int, loss: float) -> None:
         """Keeps a candidate's loss; one that is not finite as null."""
+        self._note(candidate, loss)
+        kept = loss if math.isfinite(loss) else None
+        json_lines.append(self._path, {"candidate": candidate, "loss": kept})
+
+    def _note(self, candidate: int, loss: float) -> None:
         self.losses[candidate] = loss
         self.known[candidate] = True
-        kept = loss if math.isfinite(loss) else None
-        _write(self._path, "a", {"candidate": candidate, "loss": kept})
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns what a file holds, without a last line that a crash cut off."""
+def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        return list(json_lines.read(path))
     except (OSError, ValueError):
         return []  # Nothing usable: the search starts anew, with the same outcome.
-
-
-def _write(path: Path, mode: str, line: Mapping[str, object]) -> None:
-    with path.open(mode, encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
