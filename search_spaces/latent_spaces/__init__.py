@@ -13,6 +13,7 @@ from search_spaces.latent_spaces.coordinates import (
     RawLatentSpace,
     TanhLatentSpace,
 )
+from search_spaces.latent_spaces.features import FeatureLatentSpace
 from search_spaces.latent_spaces.mapped import MappedLatentSpace
 from search_spaces.latent_spaces.shell import ShellLatentSpace
 from search_spaces.latent_spaces.subspaces import PrincipalLatentSpace, RandomEmbeddingLatentSpace
@@ -20,6 +21,7 @@ from search_spaces.latent_spaces.subspaces import PrincipalLatentSpace, RandomEm
 __all__ = [
     "SPACES",
     "BoxLatentSpace",
+    "FeatureLatentSpace",
     "GaussianLatentSpace",
     "MappedLatentSpace",
     "PrincipalLatentSpace",
@@ -36,6 +38,7 @@ __all__ = [
 SPACES: Final[Mapping[str, type[PerImageSpace]]] = MappingProxyType(
     {
         "box": BoxLatentSpace,
+        "features": FeatureLatentSpace,
         "gaussian": GaussianLatentSpace,
         "principal": PrincipalLatentSpace,
         "random_embedding": RandomEmbeddingLatentSpace,
