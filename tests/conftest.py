@@ -9,6 +9,7 @@ from torch import nn
 
 from engine.attacks import ThreatKnowledge
 from engine.federation import compute_update, find_head
+from engine.generators import MlpGenerator
 
 pytest.register_assert_rewrite("tests.contracts")
 
@@ -78,6 +79,17 @@ class MappedGenerator(TinyGenerator):
 
     def forward(self, latents, labels):
         return self.synthesise(self.mapping(latents, labels), labels)
+
+
+class TinyMlp(MlpGenerator):
+    """A generator that can be split; its weights make images of some contrast."""
+
+    def __init__(self):
+        super().__init__(latent_dim=LATENT_DIM, classes=CLASSES, image_shape=IMAGE_SHAPE, width=16)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(3)
+        self.requires_grad_(False)
 
 
 def seeded(seed):

@@ -171,8 +171,10 @@ def test_the_searcher_is_checked_with_the_latents_of_all_images(monkeypatch):
     check_plan(plan_of(client={"images": 3}, attack={"space": "shell"}))
     subspace = {"space": "principal", "space_settings": {"directions": 5}}
     check_plan(plan_of(client={"images": 3}, attack=subspace))
+    features = {"space": "features", "space_settings": {"directions": 5}}
+    check_plan(plan_of(client={"images": 3}, attack=features))
 
-    assert seen == [3 * 32, 3 * 32, 3 * 5]
+    assert seen == [3 * 32, 3 * 32, 3 * 5, 3 * 37]
 
 
 def test_more_directions_than_the_generator_has_coordinates_are_refused_before_any_work():
@@ -180,6 +182,13 @@ def test_more_directions_than_the_generator_has_coordinates_are_refused_before_a
 
     with pytest.raises(PlanError, match="Expected directions between 1 and 32"):
         check_plan(plan_of(attack=subspace))
+
+
+def test_a_stage_that_the_generator_does_not_have_is_refused_before_any_work():
+    features = {"space": "features", "space_settings": {"stage": 3}}
+
+    with pytest.raises(PlanError, match="Expected stage between 1 and 2, the stages the generator"):
+        check_plan(plan_of(attack=features))
 
 
 def test_a_plan_gives_the_settings_of_a_space():

@@ -26,7 +26,7 @@ from engine.trial import (
     run_trials,
 )
 from engine.trial_record import to_record
-from tests.conftest import CLASSES, IMAGE_SHAPE, MappedGenerator, build, seeded
+from tests.conftest import CLASSES, IMAGE_SHAPE, MappedGenerator, TinyMlp, build, seeded
 
 LABELS = torch.tensor([2, 0, 2, 1])
 PLANTED = torch.tensor([[0.3, -0.7, 0.9], [1.0, 0.2, -0.4], [-0.8, 0.0, 1.1], [0.1, -1.2, 0.5]])
@@ -109,36 +109,38 @@ def test_every_attack_gives_a_whole_result(attack, lab):
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("space", ["shell", "principal", "random_embedding", "w"])
+@pytest.mark.parametrize("space", ["shell", "principal", "random_embedding", "features", "w"])
 @pytest.mark.parametrize("images", [1, 2])
 def test_every_attack_gives_a_whole_result_in_every_space(attack, space, images, lab):
-    mapped = dataclasses.replace(lab, generator=build(MappedGenerator, 6))
+    kind = TinyMlp if space == "features" else MappedGenerator
+    fitting = dataclasses.replace(lab, generator=build(kind, 6))
     settings = AttackSettings(
         searcher="random" if attack == "random_best" else "gauss_newton",
         space=space,
-        space_settings={"directions": 2} if space in ("principal", "random_embedding") else {},
+        space_settings={} if space in ("shell", "w") else {"directions": 2},
         regulariser="none",
         regulariser_weight=0.0,
     )
 
     spec = spec_of(attack, settings=settings, images=images)
-    [[result]] = run_trials([spec], mapped)
+    [[result]] = run_trials([spec], fitting)
 
     assert not isinstance(result.result, Exception), result.result
     assert result.result.images.shape == (images, *IMAGE_SHAPE)
     assert all(math.isfinite(value) for value in result.result.metrics.values())
 
 
-def test_draws_from_the_prior_are_the_same_whatever_space_is_searched(lab):
-    mapped = dataclasses.replace(lab, generator=build(MappedGenerator, 6))
-    plain = {"regulariser": "none", "regulariser_weight": 0.0}
+@pytest.mark.parametrize(
+    ("space", "settings", "kind"),
+    [("w", {}, MappedGenerator), ("features", {"directions": 2}, TinyMlp)],
+)
+def test_draws_from_the_prior_are_the_same_whatever_space_is_searched(space, settings, kind, lab):
+    fitting = dataclasses.replace(lab, generator=build(kind, 6))
+    plain = AttackSettings(regulariser="none", regulariser_weight=0.0)
+    searched = dataclasses.replace(plain, space=space, space_settings=settings)
 
     first, second = (
-        run_trial(
-            spec_of("prior_only", settings=AttackSettings(space=space, **plain)),
-            mapped,
-        )
-        for space in ("gaussian", "w")
+        run_trial(spec_of("prior_only", settings=some), fitting) for some in (plain, searched)
     )
 
     assert_equal_results(first, second)

@@ -189,7 +189,7 @@ def prepare_objective(
         observed=observed,
         labels=labels,
         other_labels=tuple(others),
-        knowledge=entered(settings.space, knowledge),
+        knowledge=entered(settings.space, settings.space_settings, knowledge),
         imitate=imitation,
         distance=DISTANCES[settings.distance],
         regulariser=REGULARISERS[settings.regulariser],
@@ -343,6 +343,6 @@ def check_settings(settings: AttackSettings, knowledge: ThreatKnowledge, *, budg
 def space_to_check(settings: AttackSettings, knowledge: ThreatKnowledge) -> LatentSpace:
     """Returns a space of the dimension and the views that an attack will search."""
     labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
-    entry = entered(settings.space, knowledge)
+    entry = entered(settings.space, settings.space_settings, knowledge)
     latents = space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
     return _labelled(latents, settings, choices=settings.label_hypotheses)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -9,10 +10,13 @@ from engine.attacks.knowledge import ThreatKnowledge
 from engine.errors import PlanError
 from search_spaces.latent import LatentSpace, Source
 from search_spaces.latent_spaces import check_space, make_space
+from search_spaces.latent_spaces.features import FeatureSynthesis, feature_synthesis
 from search_spaces.latent_spaces.mapped import Synthesis, mapped_dim
 
-# The space beyond a generator's mapping network: its latents are another generator's, so to speak.
+# The spaces beyond a generator's mapping network, and of its features beside its latents: their
+# latents are another generator's, so to speak.
 MAPPED = "w"
+FEATURES = "features"
 
 
 def check_space_settings(name: str, settings: Mapping[str, object]) -> None:
@@ -29,19 +33,23 @@ def label_space(name: str, settings: Mapping[str, object]) -> str:
     return f"{name}({given})" if given else name
 
 
-def entered(name: str, knowledge: ThreatKnowledge) -> ThreatKnowledge:
+def entered(name: str, settings: Mapping[str, Any], knowledge: ThreatKnowledge) -> ThreatKnowledge:
     """Returns the knowledge whose generator takes the latents of the space ``name``.
 
     Raises:
-        PlanError: If the generator has no such latents.
+        PlanError: If the generator has no such latents, or not with these settings of the space.
     """
-    if name != MAPPED:
-        return knowledge
+    generate, device = knowledge.generate, _device_of(knowledge)
     try:
-        dim = mapped_dim(knowledge.generate, _device_of(knowledge))
+        if name == MAPPED:
+            dim = mapped_dim(generate, device)
+            return replace(knowledge, generate=Synthesis(generate), latent_dim=dim)  # type: ignore[arg-type]
+        if name == FEATURES:
+            synthesis = feature_synthesis(generate, device, **settings)
+            return replace(knowledge, generate=synthesis, latent_dim=synthesis.latent_dim)
     except ValueError as error:
         raise PlanError(str(error)) from error
-    return replace(knowledge, generate=Synthesis(knowledge.generate), latent_dim=dim)  # type: ignore[arg-type]
+    return knowledge
 
 
 def space_of(
@@ -65,7 +73,7 @@ def space_of(
         PlanError: If the space cannot be made of these settings or for this generator.
     """
     generate = knowledge.generate
-    if isinstance(generate, Synthesis):
+    if isinstance(generate, Synthesis | FeatureSynthesis):
         generate = generate.generator
     source = Source(generate, labels, _device_of(knowledge))
     try:

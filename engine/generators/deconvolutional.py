@@ -1,15 +1,14 @@
 """A class-conditional generator of transposed convolutions."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.errors import PlanError
 from engine.generators.base import GENERATORS
-from engine.generators.class_gaussian import ClassGaussian
+from engine.generators.layered import LayeredGenerator
 
 
 @GENERATORS.register("deconvolutional")
-class DeconvolutionalGenerator(nn.Module):
+class DeconvolutionalGenerator(LayeredGenerator):
     """One linear layer and two transposed convolutions that double the resolution, as in DCGAN.
 
     After `Radford et al. (2016) <https://arxiv.org/abs/1511.06434>`_, with the class given as a
@@ -25,18 +24,14 @@ class DeconvolutionalGenerator(nn.Module):
     def __init__(
         self, *, latent_dim: int, classes: int, image_shape: tuple[int, int, int], width: int
     ) -> None:
-        super().__init__()
         channels, height, image_width = image_shape
         if height % 4 or image_width % 4:
             raise PlanError(
                 f"Expected an image height and width divisible by 4, got {height} x {image_width}. "
                 "Use the architecture mlp."
             )
-        self.latent_dim, self.classes = latent_dim, classes
-        self.image_shape = (channels, height, image_width)
-        self.prior = ClassGaussian(classes, latent_dim)
         grid = (width, height // 4, image_width // 4)
-        self.layers = nn.Sequential(
+        layers = nn.Sequential(
             nn.Linear(latent_dim + classes, grid[0] * grid[1] * grid[2]),
             nn.Unflatten(1, grid),
             nn.BatchNorm2d(width),
@@ -50,13 +45,6 @@ class DeconvolutionalGenerator(nn.Module):
             nn.Conv2d(width // 4, channels, 3, padding=1),
             nn.Sigmoid(),
         )
-
-    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Returns images ``(C, ch, H, W)`` for latents ``(C, d)`` and labels ``(C,)``."""
-        return self.decode(self.prior(latents, labels), labels)
-
-    def decode(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Returns images ``(C, ch, H, W)`` for codes ``(C, d)`` and labels ``(C,)``."""
-        classes = nn.functional.one_hot(labels, self.classes).to(codes)
-        images: Tensor = self.layers(torch.cat([codes, classes], dim=1))
-        return images
+        super().__init__(
+            latent_dim=latent_dim, classes=classes, image_shape=image_shape, layers=layers
+        )

@@ -1,14 +1,15 @@
 """A class-conditional perceptron generator for small images."""
 
-import torch
-from torch import Tensor, nn
+import math
+
+from torch import nn
 
 from engine.generators.base import GENERATORS
-from engine.generators.class_gaussian import ClassGaussian
+from engine.generators.layered import LayeredGenerator
 
 
 @GENERATORS.register("mlp")
-class MlpGenerator(nn.Module):
+class MlpGenerator(LayeredGenerator):
     """Three linear layers on a latent and a one-hot class.
 
     Args:
@@ -21,29 +22,17 @@ class MlpGenerator(nn.Module):
     def __init__(
         self, *, latent_dim: int, classes: int, image_shape: tuple[int, int, int], width: int
     ) -> None:
-        super().__init__()
-        self.latent_dim, self.classes = latent_dim, classes
-        self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
-        pixels = image_shape[0] * image_shape[1] * image_shape[2]
-        self.prior = ClassGaussian(classes, latent_dim)
-        self.layers = nn.Sequential(
+        layers = nn.Sequential(
             nn.Linear(latent_dim + classes, width),
             nn.BatchNorm1d(width),
             nn.ReLU(),
             nn.Linear(width, width),
             nn.BatchNorm1d(width),
             nn.ReLU(),
-            nn.Linear(width, pixels),
+            nn.Linear(width, math.prod(image_shape)),
             nn.Sigmoid(),
-            nn.Unflatten(1, self.image_shape),
+            nn.Unflatten(1, image_shape),
         )
-
-    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Returns images ``(C, ch, H, W)`` for latents ``(C, d)`` and labels ``(C,)``."""
-        return self.decode(self.prior(latents, labels), labels)
-
-    def decode(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Returns images ``(C, ch, H, W)`` for codes ``(C, d)`` and labels ``(C,)``."""
-        classes = nn.functional.one_hot(labels, self.classes).to(codes)
-        images: Tensor = self.layers(torch.cat([codes, classes], dim=1))
-        return images
+        super().__init__(
+            latent_dim=latent_dim, classes=classes, image_shape=image_shape, layers=layers
+        )

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from engine.generators.base import Generator
 from engine.precision import tensor_float
+from search_spaces.latent_spaces.features import SplitGenerator
 from search_spaces.latent_spaces.mapped import MappedGenerator
 
 Precision: TypeAlias = Literal["float32", "tf32", "bfloat16"]
@@ -18,6 +19,11 @@ PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "tf32", "bfloat16")
 @runtime_checkable
 class MappedImageGenerator(Generator, MappedGenerator, Protocol):
     """A generator in two parts: a mapping network, and the synthesis of images."""
+
+
+@runtime_checkable
+class SplitImageGenerator(Generator, SplitGenerator, Protocol):
+    """A generator that can be split into features, and images of features."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,13 @@ class InPrecision:
         """Returns images ``(C, ch, H, W)`` for latents ``(C, d)`` and labels ``(C,)``."""
         return self._run(self.generator, latents, labels)
 
-    def _run(
-        self, function: Callable[[Tensor, Tensor], Tensor], latents: Tensor, labels: Tensor
-    ) -> Tensor:
+    def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         lowered = torch.autocast(
-            latents.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+            inputs[0].device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
         )
         with tensor_float(self.precision == "tf32"), lowered:
             # Whatever layout the generator works in, target models get the common one.
-            return function(latents, labels).float().contiguous()
+            return function(*inputs).float().contiguous()
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,31 @@ class MappedInPrecision(InPrecision):
         return self._run(self.generator.synthesise, mapped, labels)
 
 
+@dataclass(frozen=True)
+class SplitInPrecision(InPrecision):
+    """A generator that can be split, whose products are done in a precision."""
+
+    generator: SplitImageGenerator
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent coordinates ``d``."""
+        return self.generator.latent_dim
+
+    @property
+    def stages(self) -> int:
+        """Number of stages at which it can be split."""
+        return self.generator.stages
+
+    def to_features(self, latents: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """Maps latents ``(N, d)`` and labels ``(N,)`` to features ``(N, ...)`` of a stage."""
+        return self._run(self.generator.to_features, latents, labels, stage)
+
+    def from_features(self, features: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """Maps features ``(N, ...)`` of a stage to images ``(N, ch, H, W)``."""
+        return self._run(self.generator.from_features, features, labels, stage)
+
+
 def in_precision(generator: Generator, precision: Precision) -> InPrecision:
     """Returns what makes a generator's images, in single precision, by products in another.
 
@@ -72,4 +101,6 @@ def in_precision(generator: Generator, precision: Precision) -> InPrecision:
     """
     if isinstance(generator, MappedImageGenerator):
         return MappedInPrecision(generator, precision)
+    if isinstance(generator, SplitImageGenerator):
+        return SplitInPrecision(generator, precision)
     return InPrecision(generator, precision)

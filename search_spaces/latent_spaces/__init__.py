@@ -13,6 +13,7 @@ from search_spaces.latent_spaces.coordinates import (
     RawLatentSpace,
     TanhLatentSpace,
 )
+from search_spaces.latent_spaces.features import FeatureLatentSpace
 from search_spaces.latent_spaces.labelled import LabelledSpace
 from search_spaces.latent_spaces.mapped import MappedLatentSpace
 from search_spaces.latent_spaces.shell import ShellLatentSpace
@@ -21,6 +22,7 @@ from search_spaces.latent_spaces.subspaces import PrincipalLatentSpace, RandomEm
 __all__ = [
     "SPACES",
     "BoxLatentSpace",
+    "FeatureLatentSpace",
     "GaussianLatentSpace",
     "LabelledSpace",
     "MappedLatentSpace",
@@ -38,6 +40,7 @@ __all__ = [
 SPACES: Final[Mapping[str, type[PerImageSpace]]] = MappingProxyType(
     {
         "box": BoxLatentSpace,
+        "features": FeatureLatentSpace,
         "gaussian": GaussianLatentSpace,
         "principal": PrincipalLatentSpace,
         "random_embedding": RandomEmbeddingLatentSpace,

@@ -15,11 +15,12 @@ from engine.attacks import (
 from engine.attacks import attack as attack_module
 from engine.attacks.attack import check_settings, searched_space, searcher_of
 from engine.attacks.searchers import RandomSearcher, make_searcher
+from engine.attacks.spaces import entered
 from engine.defenses import Clipping, GaussianNoise
 from engine.errors import InputError, PlanError
 from engine.federation import compute_update
 from engine.generators.precision import in_precision
-from tests.conftest import MappedGenerator, build, seeded
+from tests.conftest import MappedGenerator, TinyMlp, build, seeded
 
 PLANTED = torch.tensor([[0.3, -0.7, 0.9]])
 LABEL = torch.tensor([2])
@@ -283,6 +284,7 @@ def test_checking_settings_finds_an_unknown_optimizer(knowledge):
             {"space": "principal", "space_settings": {"directions": 4}},
             "Expected directions between 1 and 3, the latent coordinates of an image",
         ),
+        ({"space": "features"}, "Expected a generator with to_features and from_features"),
         (
             {"space": "w", "regulariser": "none", "regulariser_weight": 0.0},
             "Expected a generator with mapping and synthesise",
@@ -380,6 +382,76 @@ def test_the_attack_finds_a_planted_image_among_mapped_latents(model, knowledge)
 
     assert found.loss < 0.01 * median_prior_loss(objective)
     torch.testing.assert_close(found.latent, mapped, rtol=0, atol=0.15)
+
+
+@pytest.fixture
+def split(knowledge):
+    """What an attacker knows whose generator can be split."""
+    return dataclasses.replace(knowledge, generate=in_precision(build(TinyMlp, 2), "float32"))
+
+
+def beyond(split, latents, labels):
+    """Returns images that the generator has no latents for: of features, moved."""
+    return entered("features", {"directions": 2}, split).generate(latents, labels)
+
+
+def test_the_attack_finds_an_image_out_of_the_generators_range_by_its_features(model, split):
+    planted = torch.tensor([[0.3, -0.7, 0.9, 3.0, -2.5]])
+    image = beyond(split, planted, LABEL)
+    observed = compute_update(model, image, LABEL)
+    found = {}
+
+    for attack in (
+        AttackSettings(),
+        AttackSettings(space="features", space_settings={"directions": 2}),
+    ):
+        check_settings(attack, split, budget=1500)
+        objective = prepare_objective(observed, split, attack)
+        found[attack.space] = run_attack(objective, attack, budget=1500, seed=0)
+
+    assert found["features"].loss < 0.01 * found["gaussian"].loss
+    torch.testing.assert_close(found["features"].latent, planted, rtol=0, atol=0.15)
+    errors = {space: (one.images - image).square().mean() for space, one in found.items()}
+    assert errors["features"] < 0.01 * errors["gaussian"]
+
+
+def test_the_images_of_a_client_each_have_moves_of_their_own(model, split):
+    labels = torch.tensor([0, 2])
+    planted = torch.tensor([[0.3, -0.7, 0.9, 3.0, 0.0], [1.0, 0.2, -0.4, 0.0, -2.5]])
+    images = beyond(split, planted, labels)
+    observed = compute_update(model, images, labels, images_per_client=2)
+    split = dataclasses.replace(split, images_per_client=2)
+    attack = AttackSettings(space="features", space_settings={"directions": 2})
+    check_settings(attack, split, budget=3000)
+    objective = prepare_objective(observed, split, attack)
+
+    found = run_attack(objective, attack, budget=3000, seed=0)
+
+    assert float(objective(planted.view(1, 10))) == pytest.approx(0, abs=1e-9)
+    torch.testing.assert_close(found.images, images, rtol=0, atol=0.05)
+
+
+def test_moves_of_features_are_regularised_as_latents_are(observed, split):
+    attack = AttackSettings(
+        space="features", space_settings={"directions": 2}, regulariser_weight=0.5
+    )
+    objective = prepare_objective(observed, split, attack)
+    latents = torch.tensor([[0.0, 0.0, 0.0, 2.0, -1.0]])
+
+    penalty = objective(latents) - dataclasses.replace(objective, regulariser_weight=0.0)(latents)
+
+    torch.testing.assert_close(penalty, torch.tensor([0.5 * 5.0]))
+
+
+def test_adam_goes_down_the_gradient_by_features_too(model, split):
+    planted = torch.tensor([[0.3, -0.7, 0.9, 3.0, -2.5]])
+    observed = compute_update(model, beyond(split, planted, LABEL), LABEL)
+    attack = AttackSettings(searcher="adam", space="features", space_settings={"directions": 2})
+    objective = prepare_objective(observed, split, attack)
+
+    found = run_attack(objective, attack, budget=400, seed=0)
+
+    assert found.loss < 0.1 * np.median(found.losses[: found.population])
 
 
 @pytest.mark.parametrize("space", ["gaussian", "tanh", "shell", "box"])

@@ -8,9 +8,10 @@ from engine.attacks.spaces import check_space_settings, entered, space_of
 from engine.errors import PlanError
 from engine.federation import compute_update
 from engine.generators.precision import in_precision
+from search_spaces.latent_spaces.features import FeatureSynthesis
 from search_spaces.latent_spaces.mapped import Synthesis
 from search_spaces.latent_spaces.sensitivity import PROBES, sensitive_directions
-from tests.conftest import LATENT_DIM, MappedGenerator, TinyGenerator, build
+from tests.conftest import LATENT_DIM, MappedGenerator, TinyGenerator, TinyMlp, build
 
 CPU = torch.device("cpu")
 TWO = {"directions": 2}
@@ -80,14 +81,46 @@ def test_beyond_the_mapping_network_the_generator_is_the_synthesis(knowledge):
     generator = in_precision(build(MappedGenerator, 2), "float32")
     plain = dataclasses.replace(knowledge, generate=generator, latent_dim=2)
 
-    known = entered("w", plain)
+    known = entered("w", {}, plain)
 
     assert known.generate == Synthesis(generator)
     assert known.latent_dim == LATENT_DIM
-    assert entered("shell", plain) is plain
+    assert entered("shell", {}, plain) is plain
     assert space_of("w", {}, known, labels=(0, 1), seed=0).dim == 2 * LATENT_DIM
 
 
 def test_a_generator_without_a_mapping_network_has_no_mapped_latents(knowledge):
     with pytest.raises(PlanError, match="Expected a generator with mapping and synthesise"):
-        entered("w", knowledge)
+        entered("w", {}, knowledge)
+
+
+def test_with_its_features_moved_the_generator_takes_moves_beside_its_latents(knowledge):
+    generator = in_precision(build(TinyMlp, 2), "float32")
+    plain = dataclasses.replace(knowledge, generate=generator)
+
+    known = entered("features", TWO, plain)
+
+    assert known.generate == FeatureSynthesis(generator, stage=2, directions=2)
+    assert known.latent_dim == LATENT_DIM + 2
+    assert space_of("features", TWO, known, labels=(0, 1), seed=0).dim == 2 * (LATENT_DIM + 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stage": 3}, "Expected stage between 1 and 2, the stages the generator has, got stage=3"),
+        ({"directions": 17}, "Expected directions between 1 and 16, the features of that stage"),
+    ],
+)
+def test_a_stage_or_features_that_a_generator_does_not_have_are_refused(
+    settings, message, knowledge
+):
+    split = dataclasses.replace(knowledge, generate=in_precision(build(TinyMlp, 2), "float32"))
+
+    with pytest.raises(PlanError, match=message):
+        entered("features", settings, split)
+
+
+def test_a_generator_that_cannot_be_split_has_no_features(knowledge):
+    with pytest.raises(PlanError, match="Expected a generator with to_features and from_features"):
+        entered("features", {}, knowledge)

@@ -1,7 +1,9 @@
 import pytest
+import torch
 
 from engine.errors import PlanError
 from engine.generators import GENERATORS
+from tests.conftest import build, seeded
 from tests.contracts.generator import GeneratorContract
 
 
@@ -21,6 +23,27 @@ class TestDeconvolutional(GeneratorContract):
 class TestDeconvolutionalInColour(GeneratorContract):
     name = "deconvolutional"
     image_shape = (3, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "features"),
+    [("mlp", [(8,), (8,)]), ("deconvolutional", [(8, 2, 2), (4, 4, 4), (2, 8, 8)])],
+)
+def test_split_at_any_stage_it_makes_the_same_images(architecture, features):
+    generator = build(
+        lambda: GENERATORS.make(
+            architecture, latent_dim=3, classes=4, image_shape=(1, 8, 8), width=8
+        ),
+        0,
+    )
+    latents, labels = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 3, 1, 2, 3])
+
+    assert generator.stages == len(features)
+    for stage, shape in enumerate(features, start=1):
+        made = generator.to_features(latents, labels, stage)
+        assert made.shape == (5, *shape)
+        assert (made >= 0).all()
+        assert torch.equal(generator.from_features(made, labels, stage), generator(latents, labels))
 
 
 @pytest.mark.parametrize("image_shape", [(1, 10, 8), (1, 8, 6)])

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from engine.generators import MlpGenerator
 from engine.generators.precision import PRECISIONS, in_precision
+from search_spaces.latent_spaces.features import SplitGenerator
 from search_spaces.latent_spaces.mapped import MappedGenerator
 from tests.conftest import build, seeded
 
@@ -107,6 +109,25 @@ def test_both_parts_of_a_generator_are_run_in_its_precision(generator, inputs):
     assert 0 < (images[0] - images[1]).abs().max() < 2**-6
     assert torch.equal(images[0], exact(latents, labels))
     assert not isinstance(in_precision(generator, "float32"), MappedGenerator)
+
+
+def test_features_and_the_images_of_them_are_made_in_the_precision_of_the_generator(inputs):
+    latents, labels = inputs
+    generator = build(
+        lambda: MlpGenerator(latent_dim=4, classes=2, image_shape=(1, 6, 6), width=16), 1
+    ).requires_grad_(False)
+
+    exact, lower = (in_precision(generator, name) for name in ("float32", "bfloat16"))
+
+    assert isinstance(lower, SplitGenerator)
+    assert (lower.latent_dim, lower.stages) == (4, 2)
+    features, rounded = (some.to_features(latents, labels, 1) for some in (exact, lower))
+    assert rounded.dtype == torch.float32
+    assert 0 < (features - rounded).abs().max() < 2**-4
+    images, less = (some.from_features(features, labels, 1) for some in (exact, lower))
+    assert 0 < (images - less).abs().max() < 2**-6
+    assert torch.equal(images, exact(latents, labels))
+    assert torch.equal(lower.from_features(rounded, labels, 1), lower(latents, labels))
 
 
 def test_all_precisions_are_named():

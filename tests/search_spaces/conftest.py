@@ -58,6 +58,32 @@ class Wide:
         return self.synthesise(self.mapping(latents, labels), labels)
 
 
+class Bent:
+    """Features of which six follow the latent and two its squares; they are its pixels."""
+
+    stages = 1
+
+    def __init__(self, latent_dim=2):
+        self.latent_dim = latent_dim
+        axes = torch.linalg.qr(torch.randn(8, 8, generator=seeded(0))).Q
+        self.linear = torch.randn(latent_dim, 6, generator=seeded(1)) @ axes[:6]
+        self.squares = axes[6:]
+        self.bends = torch.tensor([[3.0], [1.0]]) * self.squares
+        self.asked = {"features": 0, "images": 0}
+
+    def to_features(self, latents, labels, stage):
+        self.asked["features"] += len(latents)
+        squared = (latents[:, :2].square() - 1) / 2**0.5
+        return latents @ self.linear + squared @ self.bends[: self.latent_dim]
+
+    def from_features(self, features, labels, stage):
+        self.asked["images"] += len(features)
+        return features.view(-1, 1, 2, 4)
+
+    def __call__(self, latents, labels):
+        return self.from_features(self.to_features(latents, labels, 1), labels, 1)
+
+
 @pytest.fixture(scope="session")
 def tiny_mapped():
     return build(TinyMapped, 5).requires_grad_(False)
@@ -65,12 +91,15 @@ def tiny_mapped():
 
 def settings_for(name, latent_dim):
     """Returns settings that a space of a latent dimension may be made with."""
+    if name == "features":
+        return {"stage": 1, "directions": 1}
     subspaces = ("principal", "random_embedding")
     return {"directions": max(1, latent_dim // 2)} if name in subspaces else {}
 
 
 def arguments_for(name, latent_dim, images=1):
     """Returns everything ``make_space`` needs for a space."""
-    source = Source(Wide(latent_dim), labels=(0,) * images)
+    generator = Bent(latent_dim - 1) if name == "features" else Wide(latent_dim)
+    source = Source(generator, labels=(0,) * images)
     settings = settings_for(name, latent_dim)
     return {"latent_dim": latent_dim, "images": images, "source": source, **settings}

@@ -29,7 +29,7 @@ def test_points_become_finite_latents_of_all_images(name, view, latent_dim, imag
     points = points_of(view, (5, space.dim))
     latents = space.to_latents(points, view)
 
-    searched = settings_for(name, latent_dim).get("directions", latent_dim)
+    searched = settings_for(name, latent_dim)["directions"] if name in SUBSPACES else latent_dim
     assert space.dim == images * searched
     assert latents.shape == (5, images * latent_dim)
     assert latents.dtype == points.dtype
@@ -106,7 +106,7 @@ def test_no_point_of_the_normal_view_is_too_far(name):
     assert latents.abs().max() <= LARGEST.get(name, 10.0 + 1e-6)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "box", "shell", "w", *SUBSPACES])
+@pytest.mark.parametrize("name", ["gaussian", "box", "shell", "features", "w", *SUBSPACES])
 def test_both_views_draw_from_one_distribution(name):
     space = make_space(name, **arguments_for(name, 4))
     draws = [
@@ -134,13 +134,13 @@ def test_unknown_settings_are_refused_by_name(name):
         make_space(name, **arguments_for(name, 4), bounds=2)
 
 
-@pytest.mark.parametrize("name", ["principal", "w"])
+@pytest.mark.parametrize("name", ["features", "principal", "w"])
 def test_a_space_of_the_generator_needs_one(name):
     with pytest.raises(ValueError, match="Expected the generator for a"):
         make_space(name, latent_dim=4, **settings_for(name, 4))
 
 
-@pytest.mark.parametrize("name", ["principal", "w"])
+@pytest.mark.parametrize("name", ["features", "principal", "w"])
 def test_a_space_of_the_generator_needs_a_label_an_image(name):
     with pytest.raises(ValueError, match="Expected a label for each of 2 images"):
         make_space(name, **{**arguments_for(name, 4), "images": 2})
@@ -168,5 +168,6 @@ def test_every_space_is_summed_up_with_its_settings():
     assert list(summaries()) == sorted(SPACES)
     assert summaries()["box"].endswith("Settings: half_width=2.")
     assert summaries()["principal"].endswith("Settings: directions.")
+    assert summaries()["features"].endswith("Settings: stage=2, directions=64.")
     assert summaries()["raw"].endswith("Settings: none.")
     assert all("\n" not in line for line in summaries().values())
