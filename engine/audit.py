@@ -16,7 +16,7 @@ from rich.console import Console
 from engine import tuning
 from engine.errors import AuditError, InputError
 from engine.history_file import remove_histories
-from engine.lab import check_plan, input_hashes, searched_space, trial_specs
+from engine.lab import check_plan, input_hashes, trial_specs
 from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
@@ -170,8 +170,7 @@ def _run_remaining(
         return
     with _stop_signals() as stopped, tuning.connect(address), view:
         if plan.compute.fan_out == "candidates":
-            space = searched_space(plan, lab)
-            tuning.run_candidates(plan, remaining, folder.path, recorder, space)
+            tuning.run_candidates(plan, remaining, folder.path, recorder, lab)
         else:
             tuning.run_trials(plan, remaining, folder.path, recorder)
     done = finished_trials(folder, plan)

@@ -20,7 +20,6 @@ from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
 from engine.trial import Lab, TrialSpec, client_update, knowledge_of
 from search_spaces.audit_grid import INDEPENDENT, GridPoint, audit_grid
-from search_spaces.latent import LatentSpace
 
 
 def build_lab(plan: Plan, device: str = "cpu") -> Lab:
@@ -103,17 +102,12 @@ def _check_searchers(plan: Plan, lab: Lab) -> None:
         try:
             check_settings(settings, knowledge, budget=plan.attack.budget)
             if plan.compute.fan_out == "candidates":
-                check_candidates(settings, searched_space(plan, lab))
+                check_candidates(settings, space_to_check(settings, knowledge))
         except PlanError as error:
             where = "" if plan.attack.searchers is None else f"attack.searchers.{index}: "
             problems.append(f"{where}{error}")
     if problems:
         raise PlanError("\n".join(problems))
-
-
-def searched_space(plan: Plan, lab: Lab) -> LatentSpace:
-    """Returns a space of the dimension and the views that the plan's searches have."""
-    return space_to_check(plan.attack.settings()[0], knowledge_of(trial_specs(plan)[0], lab))
 
 
 def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:

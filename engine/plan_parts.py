@@ -136,7 +136,7 @@ class AttackPlan(Strict):
     space: str | None = None
     space_settings: dict[str, Any] | None = None
     label_inference: str | None = None
-    label_hypotheses: int = Field(default=1, ge=1)
+    label_hypotheses: int | None = Field(default=None, ge=1)
     distance: str | None = None
     regulariser: str | None = None
     regulariser_weight: float | Literal["posterior"] | None = None

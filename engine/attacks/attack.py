@@ -41,7 +41,8 @@ class AttackSettings:
         space_settings: Its settings.
         label_inference: How the classes are inferred from the update: ``bias`` or ``row_sum``.
         label_hypotheses: Classes of the client's images that are searched at most, where the update
-            speaks for several about as well: a discrete coordinate beside those of the space.
+            speaks for several about as well: a discrete coordinate beside those of the space. Fewer
+            where the budget has no room for a generation of each.
         distance: ``squared_l2`` (the paper's D1) or ``cosine`` (D2).
         regulariser: ``none``, ``kl`` (the paper's R1), ``norm`` (R2) or ``prior``.
         regulariser_weight: Factor of the regulariser; ``posterior`` for the one that makes squared
@@ -62,7 +63,7 @@ class AttackSettings:
     space: str = "gaussian"
     space_settings: Mapping[str, object] = field(default_factory=dict)
     label_inference: str = "bias"
-    label_hypotheses: int = 1
+    label_hypotheses: int = 4
     distance: str = "squared_l2"
     regulariser: str = "prior"
     regulariser_weight: float | Literal["posterior"] = "posterior"
@@ -132,6 +133,7 @@ PUBLISHED_GGL: Final = AttackSettings(
     searcher_settings={"population": 50, "workers": 1, "planned_budget": 500, "init": "zeros"},
     space="raw",
     label_inference="row_sum",
+    label_hypotheses=1,
     distance="squared_l2",
     regulariser="kl",
     regulariser_weight=0.1,
@@ -264,11 +266,8 @@ def searched_space(
         labels=objective.labels,
         seed=stream_seed(seed, "space"),
     )
-    return _labelled(latents, settings, choices=1 + len(objective.other_labels))
-
-
-def _labelled(latents: LatentSpace, settings: AttackSettings, *, choices: int) -> LatentSpace:
-    return LabelledSpace(latents, choices) if settings.label_hypotheses > 1 else latents
+    others = len(objective.other_labels)
+    return LabelledSpace(latents, 1 + others) if others else latents
 
 
 def searcher_of(
@@ -277,12 +276,12 @@ def searcher_of(
     """Returns the searcher of an attack whose root of randomness is ``seed``.
 
     Each hypothesis of the classes is searched by itself, as often as ``restarts`` say, and each of
-    these may plan for its even share of the budget.
+    these searches may plan for its even share of the budget.
 
     Raises:
         PlanError: If it cannot be built of these settings, or not for so small a budget.
     """
-    choices = space.choices if isinstance(space, LabelledSpace) else 1
+    choices = _choices(settings, space, budget) if isinstance(space, LabelledSpace) else 1
     searches = choices * settings.restarts
 
     def make(place: int) -> Searcher:
@@ -297,6 +296,13 @@ def searcher_of(
     stopped = choices > 1 and settings.scheduler == "none"
     scheduler = "halving" if stopped else settings.scheduler
     return Restarts(make, restarts=searches, budget=budget, scheduler=scheduler)
+
+
+def _choices(settings: AttackSettings, space: LabelledSpace, budget: int) -> int:
+    """Returns how many hypotheses, the first ones, a budget has room to search."""
+    some = lone_searcher(settings, dim=space.dim - 1, budget=budget, seed=0)
+    generation = settings.restarts * min(some.preferred_population, budget)
+    return max(1, min(space.choices, budget // generation))
 
 
 def lone_searcher(
@@ -344,5 +350,4 @@ def space_to_check(settings: AttackSettings, knowledge: ThreatKnowledge) -> Late
     """Returns a space of the dimension and the views that an attack will search."""
     labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
     entry = entered(settings.space, settings.space_settings, knowledge)
-    latents = space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
-    return _labelled(latents, settings, choices=settings.label_hypotheses)
+    return space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)

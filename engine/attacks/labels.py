@@ -2,11 +2,12 @@
 
 import heapq
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import log
 from typing import Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.attacks.knowledge import ThreatKnowledge
 from engine.defenses.base import SCALING
@@ -133,7 +134,10 @@ def plausible_labels(
     if most == 1:
         return (first,)
     evidence = gather(observed, knowledge)
-    predicted = evidence.impact * knowledge.images_per_client**0.5 * _prediction_spread(knowledge)
+    spread = _prediction_spread(
+        knowledge.generate, knowledge.latent_dim, knowledge.model, knowledge.classes
+    )
+    predicted = evidence.impact * knowledge.images_per_client**0.5 * spread
     variance = noise_std**2 * evidence.summed + predicted**2
     return tuple(_by_plausibility(first, evidence, max(variance, 1e-30), most))
 
@@ -171,15 +175,21 @@ def _exchanges(
             yield float(changes[other]), tuple(sorted(kept))
 
 
+@lru_cache(maxsize=8)
 @torch.no_grad()
-def _prediction_spread(knowledge: ThreatKnowledge) -> float:
-    """Returns by how much the probability of a class differs among images of the prior."""
+def _prediction_spread(
+    generate: Callable[[Tensor, Tensor], Tensor], latent_dim: int, model: nn.Module, classes: int
+) -> float:
+    """Returns by how much the probability of a class differs among images of the prior.
+
+    Kept in the process by generator and model: the same for every search.
+    """
     rng = torch.Generator().manual_seed(0)
-    latents = torch.randn(SPREAD_DRAWS, knowledge.latent_dim, generator=rng)
-    labels = torch.arange(SPREAD_DRAWS) % knowledge.classes
-    device = next(knowledge.model.parameters()).device
-    images = knowledge.generate(latents.to(device), labels.to(device))
-    return float(knowledge.model(images).softmax(1).var(0).mean().sqrt())
+    latents = torch.randn(SPREAD_DRAWS, latent_dim, generator=rng)
+    labels = torch.arange(SPREAD_DRAWS) % classes
+    device = next(model.parameters()).device
+    images = generate(latents.to(device), labels.to(device))
+    return float(model(images).softmax(1).var(0).mean().sqrt())
 
 
 def _scaled_impact(entries: Tensor, images: int) -> float:

@@ -58,9 +58,8 @@ class Restarts:
         if restarts * self.preferred_population > budget:
             raise PlanError(
                 f"Expected a budget of at least {restarts * self.preferred_population}, a "
-                f"generation of {self.preferred_population} for each of {restarts} searches, got "
-                f"attack.budget: {budget}. Raise it, or lower attack.restarts or "
-                "attack.label_hypotheses."
+                f"generation of {self.preferred_population} for each of {restarts} restarts, got "
+                f"attack.budget: {budget}. Raise it, or lower attack.restarts."
             )
 
     @property

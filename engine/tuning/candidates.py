@@ -16,7 +16,7 @@ from engine.errors import InfrastructureError
 from engine.lab import trial_specs
 from engine.plan import Plan
 from engine.run_folder import RunFolder
-from engine.trial import SEARCHES, Outcome, TrialSpec, search_seed
+from engine.trial import SEARCHES, Lab, Outcome, TrialSpec, search_seed
 from engine.trial_candidates import Problem, conclude_trial, problem_of
 from engine.trial_record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
@@ -34,7 +34,7 @@ from search_spaces.native import to_points, to_tune
 
 
 def run_candidates(
-    plan: Plan, trials: Sequence[str], folder: Path, listener: Listener, space: LatentSpace
+    plan: Plan, trials: Sequence[str], folder: Path, listener: Listener, lab: Lab
 ) -> None:
     """Runs the named trials, searches one after the other with each candidate a Tune trial.
 
@@ -46,7 +46,7 @@ def run_candidates(
         trials: Ids of the trials to run.
         folder: The run folder, where the losses of unfinished searches are kept.
         listener: Hears of every trial, in this process.
-        space: One of the dimension and the views that all searches have.
+        lab: What the trials share, for the space that each searches.
     """
     check_resources(plan.compute)
     specs = {spec.id: spec for spec in trial_specs(plan)}
@@ -54,19 +54,18 @@ def run_candidates(
     if others and not run_trials(plan, others, folder, listener):
         return
     for name in trials:
-        if name not in others and not _run_search(plan, specs[name], folder, listener, space):
+        if name not in others and not _run_search(plan, specs[name], folder, listener, lab):
             return
 
 
-def _run_search(
-    plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, space: LatentSpace
-) -> bool:
+def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, lab: Lab) -> bool:
     """Runs one search and tells of its outcome; returns False where the user stopped it."""
     listener.started(spec.id)
     started = time.monotonic()
     path = RunFolder(folder).trial_folder(spec.id) / "candidates.jsonl"
     log = CandidateLog(path, spec_hash(spec), spec.budget)
     try:
+        space = problem_of(spec, lab).space
         proposals = _propose(spec, space, log, listener)
         if proposals.failure is None and not log.known.all():
             _evaluate(plan, spec, space, proposals, left=int((~log.known).sum()))

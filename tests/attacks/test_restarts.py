@@ -185,7 +185,7 @@ def test_one_restart_is_the_search_itself_and_the_first_of_several():
 
 def test_a_budget_without_room_for_a_generation_of_each_is_refused(knowledge):
     with pytest.raises(
-        PlanError, match=r"at least \d+, a generation of \d+ for each of 9 searches"
+        PlanError, match=r"at least \d+, a generation of \d+ for each of 9 restarts"
     ):
         check_settings(AttackSettings(restarts=9), knowledge, budget=70)
 

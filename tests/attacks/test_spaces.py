@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from engine.attacks import AttackSettings, prepare_objective, run_attack
+from engine.attacks.matching import FEWEST
 from engine.attacks.spaces import check_space_settings, entered, space_of
 from engine.errors import PlanError
 from engine.federation import compute_update
@@ -49,7 +50,7 @@ def test_directions_are_found_once_for_all_searches_of_a_process(model, knowledg
     generator = build(Counting, 2)
     label = torch.tensor([2])
     update = compute_update(model, generator(torch.zeros(1, 3), label), label)
-    attack = AttackSettings(space="principal", space_settings=TWO)
+    attack = AttackSettings(space="principal", space_settings=TWO, label_hypotheses=1)
     before = generator.asked[2]
 
     for seed in (0, 1):
@@ -57,9 +58,10 @@ def test_directions_are_found_once_for_all_searches_of_a_process(model, knowledg
         objective = prepare_objective(update, known, attack)
         run_attack(objective, attack, budget=20, seed=seed)
 
-    # Besides: a search's candidates, its reconstruction, and the images whose shape is looked at.
+    # Besides: a search's two generations, each filled up, its reconstruction, and the images whose
+    # shape is looked at.
     probes = PROBES // (2 * LATENT_DIM) * 2 * LATENT_DIM
-    assert generator.asked[2] - before == probes + 2 * (20 + 1 + 1)
+    assert generator.asked[2] - before == probes + 2 * (2 * FEWEST + 1 + 1)
     assert generator.asked[0] == generator.asked[1] == generator.asked[3] == 0
 
 
