@@ -46,7 +46,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
                 estimate_proportion(np.array([look["identified"] for look in looks]))
             ),
             "seconds": float(np.median([look["seconds"] for look in looks])),
-            "searcher_share": float(np.median([look["row"]["searcher_share"] for look in looks])),
+            "searcher_share": float(np.median([look["searcher_share"] for look in looks])),
         }
     return found
 
@@ -147,10 +147,7 @@ def _by_look(rows: Sequence[Row]) -> dict[tuple[str, str, int], list[dict[str, A
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         for budget, look in row["at"].items():
-            seconds = row["seconds"] * int(budget) / row["budget"]
-            found[row["searcher"], row["defense"], int(budget)].append(
-                {**look, "seconds": seconds, "row": row}
-            )
+            found[row["searcher"], row["defense"], int(budget)].append({**look, "row": row})
     return found
 
 

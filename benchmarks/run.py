@@ -138,10 +138,13 @@ def _search_quality(options: argparse.Namespace, device: torch.device) -> Result
     )
     targets, images = range(options.targets), options.images
     for row in search_all(chosen, targets, options.defense, options.results, images=images):
-        looks = {budget: f"{look['loss']:.4g}" for budget, look in row["at"].items()}
+        looks = [
+            f"{look['loss']:.4g} after {budget} in {look['seconds']:.1f} s"
+            for budget, look in row["at"].items()
+        ]
         print(  # noqa: T201
-            f"{row['searcher']} behind {row['defense']}, target {row['target']}: "
-            f"{row['seconds']:.1f} s, loss {looks}",
+            f"{row['searcher']} behind {row['defense']}, target {row['target']}: loss "
+            f"{', '.join(looks)}",
             file=sys.stderr,
         )
     rows = list(json_lines.read(options.results))

@@ -3,9 +3,9 @@
 import fnmatch
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -153,17 +153,28 @@ def search_all(
                     yield row
 
 
-@dataclass
-class _Looks:
-    """Keeps the best latent at some evaluations of a search."""
+class _Look(NamedTuple):
+    """How far a search was: its best latent, and the seconds it and its searcher had taken."""
 
-    at: tuple[int, ...]
-    latents: dict[int, Tensor] = field(default_factory=dict)
+    latent: Tensor
+    seconds: float
+    searcher_seconds: float
+
+
+class _Looks:
+    """Looks at a search after some evaluations."""
+
+    def __init__(self, at: tuple[int, ...], searcher: "_Timed") -> None:
+        self.found: dict[int, _Look] = {}
+        self._at, self._searcher = at, searcher
+        self._started = time.perf_counter()
 
     def __call__(self, progress: Progress) -> None:
-        for budget in self.at:
+        seconds = time.perf_counter() - self._started
+        for budget in self._at:
             if progress.evaluations <= budget and progress.best_latent is not None:
-                self.latents[budget] = progress.best_latent
+                look = _Look(progress.best_latent, seconds, self._searcher.seconds)
+                self.found[budget] = look
 
 
 class _Timed:
@@ -225,8 +236,8 @@ def _search(
         seed=stream_seed(seed, "searcher"),
         **one.settings.searcher_settings,
     )
-    timed, seen = _Timed(searcher), _Looks(looks)
-    started = time.perf_counter()
+    timed = _Timed(searcher)
+    seen = _Looks(looks, timed)
     found = run_search(
         objective,
         timed,
@@ -235,7 +246,6 @@ def _search(
         population=min(searcher.preferred_population, budget),
         on_batch=seen,
     )
-    seconds = time.perf_counter() - started
     best = np.fmin.accumulate(found.losses)
     points = np.unique(np.geomspace(10, budget, CURVE_POINTS).astype(int))
     return {
@@ -244,13 +254,16 @@ def _search(
         "target": target,
         "images": images,
         "budget": budget,
-        "seconds": seconds,
-        "searcher_share": timed.seconds / seconds,
         "curve": [[int(n), float(best[n - 1])] for n in points],
         "prior": float(np.nanmedian(found.losses[:50])),
         "at": {
-            str(at): {"loss": float(common(latent)[0]), **_scored(objective, latent, lab, target)}
-            for at, latent in seen.latents.items()
+            str(at): {
+                "loss": float(common(look.latent)[0]),
+                "seconds": look.seconds,
+                "searcher_share": look.searcher_seconds / look.seconds,
+                **_scored(objective, look.latent, lab, target),
+            }
+            for at, look in seen.found.items()
         },
     }
 

@@ -6,13 +6,9 @@ import torch
 
 from benchmarks.cases import make_case
 from benchmarks.timing import Timing, time_in_turn
-from engine import assets
-from engine.attacks import AttackSettings, GradientMatchingObjective, ThreatKnowledge
-from engine.attacks.distances import squared_l2
+from engine.attacks import AttackSettings, GradientMatchingObjective
 from engine.attacks.searchers import make_searcher
-from engine.defenses import DEFENSES
-from engine.federation import compute_update, find_head, make_target_model
-from engine.generators import load_generator
+from engine.attacks.searchers.base import DetailSearcher
 from search_spaces import make_space
 
 SHARE = 0.10  # Largest share of a generation aimed at.
@@ -39,10 +35,17 @@ def measure_searcher(
 
     def evaluate() -> None:
         latents = space.to_latents(torch.from_numpy(state["points"]), searcher.view)
-        state["losses"] = objective(latents.float().to(device)).cpu().double().numpy()
+        wanted = searcher.wants if isinstance(searcher, DetailSearcher) else None
+        scores = objective.scores(latents.float().to(device), wanted)
+        state["losses"] = scores.losses.cpu().double().numpy()
+        state["details"] = None if scores.details is None else scores.details.cpu().numpy()
 
     def tell() -> None:
-        searcher.tell(state["points"], state["losses"])
+        if state["details"] is None:
+            searcher.tell(state["points"], state["losses"])
+        else:
+            assert isinstance(searcher, DetailSearcher)
+            searcher.tell_details(state["points"], state["losses"], state["details"])
 
     timings = time_in_turn(
         {"ask": ask, "evaluate": evaluate, "tell": tell}, rounds=rounds, device=device
@@ -65,38 +68,13 @@ def measure_searcher(
 
 def objectives(device: torch.device) -> dict[str, GradientMatchingObjective]:
     """Returns what is searched: the embedded default, and a ResNet-18 behind a DCGAN."""
+    settings = {"embedded": "lenet", "resnet18-torchvision": "resnet18-torchvision"}
     return {
-        "embedded": _embedded(device),
-        "resnet18-torchvision": make_case(
-            "resnet18-torchvision/squared_l2", population=8, device=device
-        ).objective,
+        name: make_case(f"{setting}/squared_l2", population=8, device=device).objective
+        for name, setting in settings.items()
     }
 
 
 def default_searcher() -> str:
     """Returns the searcher of the default preset."""
     return AttackSettings().searcher
-
-
-def _embedded(device: torch.device) -> GradientMatchingObjective:
-    generator = load_generator(assets.asset("fashion-mnist", "generator")).to(device)
-    shape, classes = generator.image_shape, generator.classes
-    model = make_target_model("lenet", image_shape=shape, classes=classes, seed=0).to(device)
-    head, label = find_head(model, shape), torch.zeros(1, dtype=torch.long, device=device)
-    with torch.no_grad():
-        image = generator(torch.ones(1, generator.latent_dim, device=device), label)
-    observed = compute_update(model, image, label)
-    return GradientMatchingObjective(
-        observed=observed,
-        labels=(0,),
-        knowledge=ThreatKnowledge(
-            model=model,
-            head=head,
-            classes=classes,
-            generate=generator,
-            latent_dim=generator.latent_dim,
-            defense_kinds=("none",),
-        ),
-        imitate=DEFENSES.make("none").estimate(observed, head=head),
-        distance=squared_l2,
-    )

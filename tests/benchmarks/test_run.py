@@ -42,9 +42,10 @@ def test_ours_and_one_at_a_time_score_the_same_candidates(capsys):
 
 
 def test_searcher_measures_its_share_of_a_generation(capsys):
-    found = results_of(capsys, "searcher", *SMALL, "--searcher", "sepcma")
+    searchers = ["--searcher", "sepcma", "--searcher", "gauss_newton"]
+    found = results_of(capsys, "searcher", *SMALL, *searchers)
 
-    assert len(found["cases"]) == 2
+    assert len(found["cases"]) == 4
     assert all(0 < row["searcher_share"] < 1 for row in found["cases"].values())
 
 
@@ -62,6 +63,7 @@ def test_search_quality_looks_at_every_searcher_asked_for_at_equal_budgets(capsy
         f"{name}/clipping/60" for name in ("ggl", "ggl preset", "sepcma", "gauss_newton")
     }
     assert min(row["excess"] for row in rows.values()) == 0
+    assert all(0 < row["seconds"] < 60 for row in rows.values())
     assert all(row["n"] == 1 and 0 < row["searcher_share"] < 1 for row in rows.values())
     assert all(0 < row["loss"] < 1 and 5 < row["psnr"]["mean"] < 40 for row in rows.values())
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -85,7 +87,13 @@ def test_search_quality_goes_on_where_it_was_stopped(capsys, tmp_path):
 def search_found(searcher, losses, *, target=0, curve=()):
     """Returns a row of results as a search leaves it."""
     looks = {
-        str(budget): {"loss": loss, "psnr": 20.0, "identified": 1.0}
+        str(budget): {
+            "loss": loss,
+            "psnr": 20.0,
+            "identified": 1.0,
+            "seconds": 1.0,
+            "searcher_share": 0.1,
+        }
         for budget, loss in losses.items()
     }
     return {
@@ -93,8 +101,6 @@ def search_found(searcher, losses, *, target=0, curve=()):
         "defense": "none",
         "target": target,
         "budget": max(losses),
-        "seconds": 1.0,
-        "searcher_share": 0.1,
         "curve": [list(point) for point in curve],
         "prior": 1.0,
         "at": looks,
