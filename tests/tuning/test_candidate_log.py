@@ -26,8 +26,11 @@ def test_a_line_that_a_crash_cut_off_is_forgotten(path):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"candidate": 1, "lo')
 
-    assert CandidateLog(path, "spec", 4).known.sum() == 1
-    assert path.read_bytes() == whole
+    again = CandidateLog(path, "spec", 4)
+    assert again.known.sum() == 1
+
+    again.add(3, 0.5)
+    assert path.read_bytes() == whole + b'{"candidate": 3, "loss": 0.5}\n'
 
 
 @pytest.mark.parametrize("written", [None, "", "no JSON\n", '{"spec": "other"}\n'])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from engine.attacks.searchers import list_searchers
 from engine.cli import main
 from engine.run_folder import RunFolder
 from tests.with_ray.test_audit import without_times
@@ -109,3 +110,27 @@ def test_a_resume_runs_what_is_missing_to_the_same_numbers(finished, tmp_path):
     ]
     events = list(RunFolder.open(path).events())[before:]
     assert {e["trial"] for e in events if e["kind"] == "trial_started"} == set(lost)
+
+
+@pytest.mark.slow
+def test_one_audit_compares_every_searcher_there_is(ray_cluster, tmp_path):
+    listed = [row.name for row in list_searchers()]
+    plan = {
+        "targets": 1,
+        "controls": ["prior_only"],
+        "attack": {"searchers": listed, "budget": 30},
+        "tracking": {"mlflow": False},
+    }
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+
+    code = leaktune("run", "--config", tmp_path / "plan.yaml", "--output", tmp_path / "runs")
+
+    assert code == INCONCLUSIVE
+    [path] = (tmp_path / "runs").iterdir()
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["failed"] == []
+    losses = {
+        trial["searcher"]: trial["loss"] for trial in summary["trials"] if trial["attack"] == "ggl"
+    }
+    assert set(losses) == set(listed)
+    assert all(0 < loss < 1 for loss in losses.values())
