@@ -6,7 +6,7 @@ import sys
 import typer
 from rich.console import Console
 
-from engine.cli import audit_commands, inspect_commands, pretrain_commands
+from engine.cli import audit_commands, inspect_commands, pretrain_commands, tune_commands
 from engine.errors import AuditError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 audit_commands.register(app)
 inspect_commands.register(app)
+tune_commands.register(app)
 app.add_typer(pretrain_commands.app, name="pretrain")
 
 

@@ -1,6 +1,7 @@
 """Trials on Ray Tune: the only room that knows Ray."""
 
+from engine.tuning.attack_settings import Tuned, tune_attack
 from engine.tuning.candidates import run_candidates
 from engine.tuning.fan_out import Listener, connect, run_trials
 
-__all__ = ["Listener", "connect", "run_candidates", "run_trials"]
+__all__ = ["Listener", "Tuned", "connect", "run_candidates", "run_trials", "tune_attack"]

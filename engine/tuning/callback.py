@@ -1,6 +1,6 @@
 """Translates Ray Tune's callbacks into what a listener hears."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
@@ -67,3 +67,22 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
             self._listener.progressed(name, news["evaluations"], news["loss"])
             if "unsaved" in news:
                 self._listener.unsaved(name, news["unsaved"])
+
+
+class DoneCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
+    """Tells of trials that are over, by their configs.
+
+    Args:
+        on_done: Called with the config.
+    """
+
+    def __init__(self, on_done: Callable[[Mapping[str, Any]], None]) -> None:
+        self._on_done = on_done
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the callable out of what Tune pickles, which nobody resumes from."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended of itself."""
+        self._on_done(trial.config)

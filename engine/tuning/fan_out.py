@@ -158,12 +158,12 @@ def resources_of(compute: ComputePlan) -> dict[str, float]:
     return {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial}
 
 
-def fit(tuner: Any) -> None:
-    """Runs a tuner; raises InfrastructureError if Tune itself fails."""
+def fit(tuner: Any) -> Any:
+    """Runs a tuner and returns its results; raises InfrastructureError if Tune itself fails."""
     from ray import tune
 
     try:
-        tuner.fit()
+        return tuner.fit()
     except tune.TuneError as error:
         raise InfrastructureError(f"Ray Tune failed: {error}\n{traceback.format_exc()}") from error
 

@@ -1,0 +1,56 @@
+"""Settings chosen by the matching loss, through the command line."""
+
+import json
+import sys
+
+import pytest
+
+from engine.cli import main
+
+SMALL = ("--set", "targets=1", "--set", "attack.budget=56", "--set", "defenses=[none]")
+
+
+def leaktune(*words):
+    """Runs a command line in this process and returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["leaktune", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return stop.value.code
+
+
+def test_every_combination_is_tried_and_the_best_is_shown_first(ray_cluster, capsys):
+    over = ("--over", "attack.searcher=[random, sepcma]", "--over", "attack.restarts=[1, 2]")
+
+    code = leaktune("tune", *over, *SMALL, "--format", "json")
+
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert code == 0
+    assert len(found) == 4
+    assert sorted(one["rank"] for one in found) == [one["rank"] for one in found]
+    assert found[0]["relative_loss"] == 1.0
+    tried = {
+        (one["settings"]["attack.searcher"], one["settings"]["attack.restarts"]) for one in found
+    }
+    assert tried == {(name, n) for name in ("random", "sepcma") for n in (1, 2)}
+    assert "4 of 4 settings done" in err
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ("attack.distance=[cosine]", "The matching loss cannot choose others"),
+        ("attack.restarts=2", "Expected --over 'key=[value, value]', got 'attack.restarts=2'"),
+        ("attack.restarts=[1, 1]", "each once"),
+        ("attack.restarts=[", "Expected a YAML list"),
+        ("attack.searcher=[sepcma, gauss]", "Unknown searcher 'gauss'"),
+        ("attack.space=[gaussian, w]", "regulariser"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_before_work_is_spent(over, message, capsys, monkeypatch):
+    monkeypatch.setattr("engine.tuning.connect", None)  # No cluster is even started.
+
+    assert leaktune("tune", "--over", over, *SMALL) == 2
+
+    assert message in " ".join(capsys.readouterr().err.split())
