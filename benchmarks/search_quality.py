@@ -21,6 +21,7 @@ from engine.attacks import (
 )
 from engine.attacks.searchers import Searcher, list_searchers, make_searcher
 from engine.attacks.spaces import space_of
+from engine.errors import PlanError
 from engine.federation import find_head, make_target_model
 from engine.federation.private_images import load_private_images
 from engine.generators import load_generator
@@ -67,6 +68,11 @@ class Contestant:
     budgets: tuple[int, ...]
 
     @property
+    def directions(self) -> object:
+        """How many directions of an image it searches; None for all coordinates."""
+        return self.settings.space_settings.get("directions")
+
+    @property
     def runs(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Budgets to run, and at which evaluations of each to look.
 
@@ -82,17 +88,15 @@ def contestants(
 ) -> list[Contestant]:
     """Returns those whose name matches one of the patterns, at the budgets they can afford.
 
-    All of them search so many principal directions of each image; the published ones never.
+    All of them search the inferred labels alone, in so many principal directions of each image if
+    these are given, and the published ones are left out then.
     """
     ggl = PRESETS["ggl"]
+    common = replace(AttackSettings(), label_hypotheses=1)
     published = replace(
-        AttackSettings(),
-        searcher=ggl.searcher,
-        searcher_settings=ggl.searcher_settings,
-        space=ggl.space,
+        common, searcher=ggl.searcher, searcher_settings=ggl.searcher_settings, space=ggl.space
     )
     found = {"ggl": published, "ggl preset": ggl}
-    common = AttackSettings()
     if directions is not None:
         common = replace(common, space="principal", space_settings={"directions": directions})
         found = {}
@@ -138,10 +142,20 @@ def search_all(
         images: Private images of a client.
     """
     lab = embedded_lab()
-    done = {
-        (row["searcher"], row["defense"], row["target"], row["budget"])
-        for row in json_lines.read(path)
-    }
+    clients = len(lab.private.images) // images
+    if max(targets) >= clients:
+        raise PlanError(
+            f"Expected at most {clients} targets of {images} images, got {max(targets) + 1}. "
+            "Lower --targets."
+        )
+    kept = list(json_lines.read(path))
+    wanted = {(images, one.directions) for one in chosen}
+    if not {(row["images"], row["directions"]) for row in kept} <= wanted:
+        raise PlanError(
+            f"Expected searches with the same --images and --directions in {path}, got others. "
+            "Give another file of --results."
+        )
+    done = {(row["searcher"], row["defense"], row["target"], row["budget"]) for row in kept}
     for target in targets:
         for defense in defenses:
             for one in chosen:
@@ -253,6 +267,7 @@ def _search(
         "defense": defense,
         "target": target,
         "images": images,
+        "directions": one.directions,
         "budget": budget,
         "curve": [[int(n), float(best[n - 1])] for n in points],
         "prior": float(np.nanmedian(found.losses[:50])),

@@ -1,5 +1,6 @@
 """From a plan to what its trials share: models, images, and the trials themselves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -134,6 +135,9 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
     """Returns the trials of an audit, in the order they run."""
     chains = [tuple((part.name, part.settings()) for part in chain) for chain in plan.defenses]
     settings, seeds = plan.attack.settings(), plan.all_seeds()
+    if plan.compute.fan_out == "candidates":
+        # Of Tune's algorithms most have no use for a choice among labels.
+        settings = tuple(replace(own, label_hypotheses=1) for own in settings)
     points = audit_grid(
         targets=plan.targets,
         defenses=len(chains),

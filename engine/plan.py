@@ -144,6 +144,11 @@ def _check_names(plan: Plan) -> list[str]:
             labels.append(label_defenses([part.make() for part in chain]))
         except PlanError as error:
             problems.append(f"defenses.{index}: {error}")
+    if plan.compute.fan_out == "candidates" and (plan.attack.label_hypotheses or 1) > 1:
+        problems.append(
+            "attack.label_hypotheses: expected 1 with compute.fan_out: candidates, got "
+            f"{plan.attack.label_hypotheses}. Leave it out, or use fan_out: searches."
+        )
     repeated = {label for label in labels if labels.count(label) > 1}
     others = [chain for chain in plan.defenses if chain[0].name != "none"]
     if plan.captures and (len(others) > 1 or len(plan.defenses) > 2):

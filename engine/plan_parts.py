@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from engine import assets
 from engine.attacks import PRESETS, AttackSettings
 from engine.defenses import DEFENSES, Defense
+from engine.errors import PlanError
 from engine.federation.client import LocalTraining
 from engine.federation.target_models import TARGET_MODELS
 from engine.generators.precision import Precision
@@ -164,9 +165,15 @@ class AttackPlan(Strict):
         if self.searchers is None:
             return (settings,)
         return tuple(
-            replace(settings, searcher=searcher.name, searcher_settings=searcher.settings())
-            for searcher in self.searchers
+            _searching(settings, index, searcher) for index, searcher in enumerate(self.searchers)
         )
+
+
+def _searching(settings: AttackSettings, index: int, searcher: Named) -> AttackSettings:
+    try:
+        return replace(settings, searcher=searcher.name, searcher_settings=searcher.settings())
+    except PlanError as error:
+        raise PlanError(f"searchers.{index}: {error}") from error
 
 
 class ComputePlan(Strict):

@@ -20,7 +20,7 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Observes": f"one client's update after its defenses: {_describe_training(plan.client)}",
         "Target model": f"known: {model.name} ({weights}), in evaluation mode",
         "Prior": f"a generator of public images: {_describe_generator(plan.generator)}",
-        "Label": _describe_labels(settings),
+        "Label": _describe_labels(plan, settings),
         "Defense": "its kind is known, its parameters are estimated from the observed update",
         "Search": f"{', '.join(searchers)} in the space "
         f"{label_space(settings.space, settings.space_settings)}, {plan.attack.budget} candidate "
@@ -63,8 +63,8 @@ def _describe_generator(generator: GeneratorPlan) -> str:
     return f"{generator.weights}, in {generator.precision}{layout}"
 
 
-def _describe_labels(settings: AttackSettings) -> str:
+def _describe_labels(plan: Plan, settings: AttackSettings) -> str:
     inferred = f"not known; inferred from the update ({settings.label_inference})"
-    if settings.label_hypotheses == 1:
+    if settings.label_hypotheses == 1 or plan.compute.fan_out == "candidates":
         return inferred
     return f"{inferred}, up to {settings.label_hypotheses} hypotheses searched where it is unsure"

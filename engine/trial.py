@@ -119,8 +119,8 @@ class TrialResult:
         evaluations: Candidates evaluated.
         nonfinite: Candidates whose loss was not finite.
         labels: The true classes, ``B`` of them in the order of the images.
-        inferred_labels: The classes the attacker inferred, ``B`` of them in ascending order; the
-            true ones for the oracle.
+        inferred_labels: The classes the attacker attributes to the reconstruction, ``B`` of them in
+            ascending order; the true ones for the oracle.
         imitation: What the attacker estimated of the defense, in words.
         defense_change: ``||observed - client update|| / ||client update||``: 0 when the defense
             did nothing to this update.
@@ -368,7 +368,7 @@ def _search(
 def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:
     """Draws images of the inferred classes: all an attacker has who ignores the update's rest."""
     # The prior is that of the generator's own latents, whatever space the attack searches.
-    settings = replace(spec.settings, space="gaussian", space_settings={})
+    settings = replace(spec.settings, space="gaussian", space_settings={}, label_hypotheses=1)
     objective = prepare_objective(observed, knowledge_of(spec, lab), settings)
     rng = stream(spec.seed, "prior_only", spec.target)
     latents = torch.randn(PRIOR_DRAWS, spec.images * lab.generator.latent_dim, generator=rng)

@@ -453,3 +453,21 @@ def test_candidates_of_several_searchers_are_tune_trials_if_tune_can_propose_for
 
     with pytest.raises(PlanError, match=r"^attack.searchers.1: .* got 'sepcma'"):
         check_plan(plan_of(attack={"searchers": ["random", "sepcma"]}, compute=BY_CANDIDATE))
+
+
+def test_by_candidates_the_inferred_labels_alone_are_searched():
+    values = {"compute": BY_CANDIDATE, "attack": {"searcher": "random"}}
+
+    plan = make_plan(values, source="test")
+
+    assert {spec.settings.label_hypotheses for spec in trial_specs(plan)} == {1}
+    values["attack"]["label_hypotheses"] = 2
+    with pytest.raises(PlanError, match=r"attack\.label_hypotheses: expected 1 with compute\.fan"):
+        make_plan(values, source="test")
+
+
+def test_settings_of_one_of_several_searchers_are_refused_by_its_place():
+    values = {"attack": {"searchers": ["random", {"name": "sepcma", "dim": 2}]}}
+
+    with pytest.raises(PlanError, match=r"attack: searchers\.1: .*without dim"):
+        make_plan(values, source="test")

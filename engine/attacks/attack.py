@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -275,38 +276,40 @@ def searcher_of(
 ) -> Searcher:
     """Returns the searcher of an attack whose root of randomness is ``seed``.
 
-    Each hypothesis of the classes is searched by itself, as often as ``restarts`` say, and each of
-    these searches may plan for its even share of the budget.
+    Each hypothesis of the classes is searched by itself, as often as ``restarts`` say. All share
+    the budget; each search plans for what a plan without other hypotheses would give it.
 
     Raises:
         PlanError: If it cannot be built of these settings, or not for so small a budget.
     """
-    choices = _choices(settings, space, budget) if isinstance(space, LabelledSpace) else 1
-    searches = choices * settings.restarts
+    each = max(1, budget // settings.restarts)
+    make_lone = partial(lone_searcher, settings, budget=each, seed=seed)
+    if not isinstance(space, LabelledSpace):
+        return _restarted(partial(make_lone, space.dim), settings, settings.restarts, budget)
+    lone = make_lone(space.dim - 1)
+    generations = each // min(lone.preferred_population, each)
+    hypotheses = min(space.choices, generations)
 
     def make(place: int) -> Searcher:
-        own = {"budget": max(1, budget // searches), "seed": seed, "place": place}
-        if not isinstance(space, LabelledSpace):
-            return lone_searcher(settings, dim=space.dim, **own)
-        searcher = lone_searcher(settings, dim=space.dim - 1, **own)
-        return AtChoice(searcher, space.coordinate(place % choices, searcher.view))
+        searcher = make_lone(space.dim - 1, place)
+        return AtChoice(searcher, space.coordinate(place % hypotheses, searcher.view))
 
+    return _restarted(make, settings, hypotheses * settings.restarts, budget)
+
+
+def _restarted(
+    make: Callable[[int], Searcher], settings: AttackSettings, searches: int, budget: int
+) -> Searcher:
+    """Returns the only search, or several that share the budget; hypotheses are stopped early."""
     if searches == 1:
         return make(0)
-    stopped = choices > 1 and settings.scheduler == "none"
-    scheduler = "halving" if stopped else settings.scheduler
+    compete = searches > settings.restarts and settings.scheduler == "none"
+    scheduler = "halving" if compete else settings.scheduler
     return Restarts(make, restarts=searches, budget=budget, scheduler=scheduler)
 
 
-def _choices(settings: AttackSettings, space: LabelledSpace, budget: int) -> int:
-    """Returns how many hypotheses, the first ones, a budget has room to search."""
-    some = lone_searcher(settings, dim=space.dim - 1, budget=budget, seed=0)
-    generation = settings.restarts * min(some.preferred_population, budget)
-    return max(1, min(space.choices, budget // generation))
-
-
 def lone_searcher(
-    settings: AttackSettings, *, dim: int, budget: int, seed: int, place: int = 0
+    settings: AttackSettings, dim: int, place: int = 0, *, budget: int, seed: int
 ) -> Searcher:
     """Returns one searcher of an attack whose root of randomness is ``seed``.
 

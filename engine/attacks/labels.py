@@ -126,8 +126,9 @@ def plausible_labels(
         most: Hypotheses to return at most.
 
     Returns:
-        Hypotheses by falling plausibility, each ``B`` classes in ascending order; those less
-        plausible than a hundredth of the first left out.
+        Hypotheses, each ``B`` classes: the inferred one in ascending order, then others by falling
+        plausibility, each class that stays in its place; those less plausible than a hundredth of
+        the first left out.
     """
     infer, gather = LABEL_INFERENCES[rule]
     first = infer(observed, knowledge)
@@ -145,7 +146,10 @@ def plausible_labels(
 def _by_plausibility(
     first: Labels, evidence: Evidence, variance: float, most: int
 ) -> Iterator[Labels]:
-    """Yields hypotheses, best first, each from one before by exchanging one class."""
+    """Yields hypotheses, best first, each from one before by exchanging one class in its place.
+
+    So images whose class is the same in two hypotheses keep their places.
+    """
     waiting, seen, yielded = [(0.0, first)], {first}, 0
     while waiting and yielded < most:
         doubt, labels = heapq.heappop(waiting)
@@ -154,8 +158,8 @@ def _by_plausibility(
         yield labels
         yielded += 1
         for change, other in _exchanges(labels, evidence, variance, most):
-            if other not in seen:
-                seen.add(other)
+            if tuple(sorted(other)) not in seen:
+                seen.add(tuple(sorted(other)))
                 heapq.heappush(waiting, (doubt + change, other))
 
 
@@ -172,7 +176,7 @@ def _exchanges(
         for other in changes.argsort()[: min(most, len(changes) - 1)].tolist():
             kept = list(labels)
             kept[kept.index(taken)] = other
-            yield float(changes[other]), tuple(sorted(kept))
+            yield float(changes[other]), tuple(kept)
 
 
 @lru_cache(maxsize=8)

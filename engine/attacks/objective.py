@@ -125,8 +125,8 @@ class GradientMatchingObjective:
         return self.knowledge.generate(self._codes(latents), self._labels(latents))
 
     def labels_of(self, latent: Tensor) -> tuple[int, ...]:
-        """Returns the classes attributed to the images of a latent ``(1, d)``."""
-        return tuple(self._labels(latent).tolist())
+        """Returns the classes attributed to the images of a latent ``(1, d)``, ascending."""
+        return tuple(sorted(self._labels(latent).tolist()))
 
     @cached_property
     def matcher(self) -> Matcher:

@@ -170,7 +170,7 @@ def _why_undefended_attack_fails(groups: Mapping[tuple[str, str], Group]) -> str
     """Returns why the undefended attack is not seen working, or None if it is."""
     attack = groups.get((UNDEFENDED, "ggl"))
     if attack is None:
-        return "the plan has no undefended attack (defense: none) to compare with."
+        return "there is no undefended attack (defense: none) to compare with."
     controls = _controls(UNDEFENDED, groups)
     absent = [name for name in REFERENCES if (UNDEFENDED, name) not in groups]
     if not any(name == CEILING for _, name in groups):

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.attacks.attack import space_to_check
 from engine.errors import InfrastructureError
 from engine.lab import trial_specs
 from engine.plan import Plan
 from engine.run_folder import RunFolder
-from engine.trial import SEARCHES, Lab, Outcome, TrialSpec, search_seed
+from engine.trial import SEARCHES, Lab, Outcome, TrialSpec, knowledge_of, search_seed
 from engine.trial_candidates import Problem, conclude_trial, problem_of
 from engine.trial_record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
@@ -65,7 +66,7 @@ def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, l
     path = RunFolder(folder).trial_folder(spec.id) / "candidates.jsonl"
     log = CandidateLog(path, spec_hash(spec), spec.budget)
     try:
-        space = problem_of(spec, lab).space
+        space = space_to_check(spec.settings, knowledge_of(spec, lab))
         proposals = _propose(spec, space, log, listener)
         if proposals.failure is None and not log.known.all():
             _evaluate(plan, spec, space, proposals, left=int((~log.known).sum()))

@@ -178,7 +178,7 @@ def feature_directions(
         [_features(generator, some, label, stage, device).cpu() for some in latents.split(CHUNK)]
     ).double()
     known = torch.cat([latents.double(), torch.ones(draws, 1, dtype=torch.float64)], dim=1)
-    rest = features - known @ torch.linalg.lstsq(known, features).solution
+    rest = features.sub_(known @ torch.linalg.lstsq(known, features).solution)
     rest /= (draws - known.shape[1]) ** 0.5  # Draws that the regression has not used up.
     # The components of few draws of many features, as sums of draws.
     weights = torch.linalg.eigh(rest @ rest.T).eigenvectors.flip(1)[:, :directions]

@@ -191,6 +191,23 @@ def test_every_hypothesis_is_searched_and_the_worse_half_stopped(hidden):
     assert spent[3] > 2 * spent[2] > 2 * spent[1]
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_searches_of_hypotheses_plan_as_one_alone_does(hidden, monkeypatch, restarts):
+    """Nevergrad chooses by the budget: what a plan's check has built must be what is built."""
+    planned = []
+
+    def watched(name, *, budget, **arguments):
+        planned.append(budget)
+        return make_searcher(name, budget=budget, **arguments)
+
+    monkeypatch.setattr(attack_module, "make_searcher", watched)
+
+    hypotheses_asked(*hidden, AttackSettings(restarts=restarts), budget=300)
+
+    assert len(planned) > 4 * restarts
+    assert set(planned) == {300 // restarts}
+
+
 @pytest.mark.parametrize(
     ("budget", "restarts", "searched"), [(13, 1, 1), (40, 1, 2), (63, 1, 4), (70, 2, 2)]
 )

@@ -218,3 +218,20 @@ def test_the_script_runs_by_its_path():
 
     assert ran.returncode == 0
     assert "objective" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--images", "4"], "same --images and --directions"),
+        (["--directions", "8"], "same --images and --directions"),
+        (["--images", "30", "--targets", "2"], "Expected at most 1 targets of 30 images, got 2"),
+    ],
+)
+def test_searches_of_other_problems_are_not_mixed_in_one_file(capsys, tmp_path, options, message):
+    arguments = [*QUALITY, "--searcher", "sepcma", "--results", str(tmp_path / "r.jsonl")]
+    results_of(capsys, *arguments)
+
+    assert run.main([*arguments, *options]) == 2
+
+    assert message in " ".join(capsys.readouterr().err.split())

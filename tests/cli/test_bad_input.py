@@ -183,7 +183,7 @@ def refuse(name, plan, code, *said):
             "settings of a searcher that the search sets",
             {"attack": {"searchers": [{"name": "sepcma", "budget": 9}]}},
             PLAN,
-            "attack: Expected searcher_settings without budget",
+            "attack: searchers.0: Expected searcher_settings without budget",
         ),
         refuse("no searcher", {"attack": {"searchers": []}}, PLAN, "attack.searchers: ", "1 item"),
         refuse(

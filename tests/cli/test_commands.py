@@ -25,6 +25,7 @@ COMMANDS = {
     "": "Audit the privacy defenses of federated learning",
     "run": "Run an audit",
     "resume": "Finish an interrupted audit",
+    "tune": "Choose settings of the attack by its matching loss",
     "validate": "Check a plan and everything it names",
     "report": "Write a finished audit's summary and report anew",
     "sync": "Send to MLflow what it has not received",

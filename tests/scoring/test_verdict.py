@@ -234,7 +234,7 @@ def test_a_reason_that_holds_for_all_searchers_is_given_once():
     verdict = judge(compared(cma={"strong": WORKS}, random={"strong": WORKS}), missing=0)
 
     assert verdict["sentence"] == (
-        "Inconclusive: the plan has no undefended attack (defense: none) to compare with. "
+        "Inconclusive: there is no undefended attack (defense: none) to compare with. "
         "So nothing is said of any defense."
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.cli import main
 
-SMALL = ("--set", "targets=1", "--set", "attack.budget=56", "--set", "defenses=[none]")
+SMALL = ("--set", "targets=1", "--set", "attack.budget=130", "--set", "defenses=[none]")
 
 
 def leaktune(*words):
@@ -25,8 +25,8 @@ def test_every_combination_is_tried_and_the_best_is_shown_first(ray_cluster, cap
     code = leaktune("tune", *over, *SMALL, "--format", "json")
 
     out, err = capsys.readouterr()
+    assert code == 0, err
     found = json.loads(out)
-    assert code == 0
     assert len(found) == 4
     assert sorted(one["rank"] for one in found) == [one["rank"] for one in found]
     assert found[0]["relative_loss"] == 1.0
