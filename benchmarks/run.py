@@ -270,7 +270,9 @@ def _show(header: Mapping[str, Any], results: Results) -> None:
     table.add_column("case")
     shown = [key for key in RATIOS if any(key in row for row in results.values())]
     rates = [
-        k for k in ("candidates_per_s", "evaluations_per_s") if k in next(iter(results.values()))
+        key
+        for key in ("candidates_per_s", "evaluations_per_s")
+        if any(key in row for row in results.values())
     ]
     for key in shown:
         table.add_column(RATIOS[key][0], justify="right")

@@ -220,6 +220,15 @@ def test_the_script_runs_by_its_path():
     assert "objective" in ran.stdout
 
 
+def test_searches_without_the_published_one_end_without_a_claim(capsys, tmp_path):
+    arguments = [*QUALITY, "--searcher", "sepcma", "--results", str(tmp_path / "r.jsonl")]
+    arguments.remove("--json")
+
+    assert run.main(arguments) == 0
+
+    assert "sepcma behind clipping, target 0: loss" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
