@@ -235,13 +235,23 @@ def _budget_table(budget: int, summary: Mapping[str, Row]) -> str:
         "| Searcher | " + " | ".join(DEFENSES) + " | s a search | its share |",
         "| --- " * (3 + len(DEFENSES)) + "|",
     ]
+    most = max(row["n"] for row in rows)
     for name in order:
         cells = [_cell(by_searcher[name].get(defense)) for defense in DEFENSES]
         some = list(by_searcher[name].values())
         seconds = np.median([row["seconds"] for row in some])
         share = np.median([row["searcher_share"] for row in some])
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds:.2g} | {share:.0%} |")
+        label = name + _fewer([row["n"] for row in some], most)
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {seconds:.2g} | {share:.0%} |")
     return "\n".join(lines)
+
+
+def _fewer(targets: Sequence[int], most: int) -> str:
+    """Returns of how many targets figures are, if that is not what others in the table are of."""
+    least, largest = min(targets), max(targets)
+    if least == most:
+        return ""
+    return f" (of {least} targets)" if least == largest else f" (of {least} to {largest} targets)"
 
 
 def _cell(row: Row | None) -> str:

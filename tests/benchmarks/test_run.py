@@ -220,6 +220,23 @@ def test_the_script_runs_by_its_path():
     assert "objective" in ran.stdout
 
 
+def test_figures_of_fewer_targets_than_others_say_so():
+    rows = [
+        search_found("sepcma", {1_000: 0.5}),
+        search_found("sepcma", {1_000: 0.5}, target=1),
+        search_found("random", {1_000: 0.6}),
+    ]
+
+    lines = quality_report.markdown(rows).splitlines()
+
+    assert [
+        line.split("|")[1].strip() for line in lines if line.startswith(("| sep", "| ran"))
+    ] == [
+        "sepcma",
+        "random (of 1 targets)",
+    ]
+
+
 def test_searches_without_the_published_one_end_without_a_claim(capsys, tmp_path):
     arguments = [*QUALITY, "--searcher", "sepcma", "--results", str(tmp_path / "r.jsonl")]
     arguments.remove("--json")
