@@ -1,7 +1,5 @@
 """Chooses settings of an attack by what an attacker has: its matching losses."""
 
-import copy
-import functools
 import json
 import tempfile
 import time
@@ -13,11 +11,11 @@ import numpy as np
 
 from engine.attacks import prepare_objective, run_attack
 from engine.errors import AuditError
-from engine.lab import build_lab, trial_specs
+from engine.lab import trial_specs
 from engine.plan import Plan, make_plan
 from engine.trial import Lab, TrialSpec, knowledge_of, observe, search_seed
 from engine.tuning.fan_out import WORKER_LOSSES, check_resources, fit, resources_of
-from engine.tuning.worker import use_threads
+from engine.tuning.worker import prepare
 from search_spaces.native import grid_to_tune
 
 Point = Mapping[str, Any]
@@ -47,7 +45,7 @@ class Tuned:
 
 def with_settings(plan: Plan, settings: Point) -> Plan:
     """Returns the plan with some keys set; raises PlanError if it cannot be."""
-    values = copy.deepcopy(plan.to_dict())
+    values = plan.to_dict()
     for key, value in settings.items():
         *parents, last = key.split(".")
         place = values
@@ -150,7 +148,7 @@ def search_updates(config: Point, plan: str) -> None:
 
     try:
         own = with_settings(make_plan(json.loads(plan), source="plan"), config)
-        started, lab = time.monotonic(), _lab(plan)
+        started, (_, lab) = time.monotonic(), prepare(plan, [])
         losses = [_search(spec, lab) for spec in trial_specs(own) if spec.attack == "ggl"]
         tune.report({"losses": losses, "seconds": (time.monotonic() - started) / len(losses)})
     except Exception as error:  # Shown to the user by the driver.
@@ -162,10 +160,3 @@ def _search(spec: TrialSpec, lab: Lab) -> float:
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
     found = run_attack(objective, spec.settings, budget=spec.budget, seed=search_seed(spec))
     return found.loss
-
-
-@functools.lru_cache(maxsize=1)
-def _lab(plan_json: str) -> Lab:
-    plan = make_plan(json.loads(plan_json), source="plan")
-    use_threads(plan)
-    return build_lab(plan, "cuda" if plan.compute.gpus_per_trial else "cpu")

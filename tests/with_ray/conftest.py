@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 
 from engine import tuning
+from engine.cli import main
 from engine.plan import make_plan
 
 SMALL = {
@@ -10,6 +13,15 @@ SMALL = {
     "attack": {"budget": 70},
     "tracking": {"mlflow": False},
 }
+
+
+def leaktune(*words):
+    """Runs a command line in this process and returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["leaktune", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return stop.value.code
 
 
 @pytest.fixture(scope="session")

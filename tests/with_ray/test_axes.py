@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections import Counter
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 import yaml
 
 from engine.attacks.searchers import list_searchers
-from engine.cli import main
 from engine.run_folder import RunFolder
+from tests.with_ray.conftest import leaktune
 from tests.with_ray.test_audit import without_times
 
 INCONCLUSIVE = 101  # As two targets always are.
@@ -23,15 +22,6 @@ PLAN = {
     "compute": {"searches_per_trial": 1},  # Resumed in the company it had: alone.
     "attack": {"searchers": ["gauss_newton", {"name": "sepcma", "population": 8}], "budget": 40},
 }
-
-
-def leaktune(*words):
-    """Runs a command line in this process and returns its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["leaktune", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    return stop.value.code
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,12 @@
 """Settings chosen by the matching loss, through the command line."""
 
 import json
-import sys
 
 import pytest
 
-from engine.cli import main
+from tests.with_ray.conftest import leaktune
 
 SMALL = ("--set", "targets=1", "--set", "attack.budget=130", "--set", "defenses=[none]")
-
-
-def leaktune(*words):
-    """Runs a command line in this process and returns its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["leaktune", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    return stop.value.code
 
 
 def test_every_combination_is_tried_and_the_best_is_shown_first(ray_cluster, capsys):
