@@ -3,7 +3,7 @@
 import csv
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from engine.reporting import montage, render_page
 from engine.run_folder import RunFolder, write_json
 from engine.scoring.groups import summarise_groups
 from engine.scoring.metrics import HIGHER_LEAKS
+from engine.scoring.variants import is_attack, with_names
 from engine.scoring.verdict import judge
 from engine.threat_card import threat_card
 from engine.tracking import Uploader
@@ -204,7 +205,7 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
 def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     """Returns the summary of a run folder, see ``docs/run-folder.md``."""
     results = finished_trials(folder, plan)
-    trials = [*results.values()]
+    trials = with_names([*results.values()])
     errors = {
         event["trial"]: event["error"]
         for event in folder.events()
@@ -283,19 +284,23 @@ def _audit_params(plan: Plan) -> dict[str, str | float]:
         "target_model": plan.target_model.name,
         "generator": plan.generator.weights,
         "generator_precision": plan.generator.precision,
-        "preset": plan.attack.preset,
-        "searcher": ", ".join(settings.searcher for settings in plan.attack.settings()),
-        "budget": plan.attack.budget,
+        "attack": _listed(attack.name for attack in plan.lineup()),
+        "searcher": _listed(attack.settings.searcher for attack in plan.lineup()),
+        "budget": _listed(str(attack.budget) for attack in plan.lineup()),
     }
 
 
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
 def _audit_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the attack's figures by ``figure/defense``, or ``figure/defense/searcher``."""
-    attacks = [group for group in summary["groups"] if group["attack"] == "ggl"]
-    several = len({group["searcher"] for group in attacks}) > 1
+    """Returns the attack's figures by ``figure/defense``, or ``figure/defense/attack``."""
+    attacks = [group for group in summary["groups"] if is_attack(group)]
+    several = len({group["by"] for group in attacks}) > 1
     figures: dict[str, float] = {}
     for group in attacks:
-        label = group["defense"] + (f"/{group['searcher']}" if several else "")
+        label = group["defense"] + (f"/{group['by']}" if several else "")
         figures[f"psnr/{label}"] = group["metrics"]["psnr"]["mean"]
         figures[f"identification/{label}"] = group["identification"]["top1"]
         if group["leakage_fraction"]:
