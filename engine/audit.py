@@ -205,7 +205,6 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
 def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     """Returns the summary of a run folder, see ``docs/run-folder.md``."""
     results = finished_trials(folder, plan)
-    trials = with_names([*results.values()])
     errors = {
         event["trial"]: event["error"]
         for event in folder.events()
@@ -216,6 +215,7 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
             "id": spec.id,
             "defense": spec.defense_label,
             "attack": spec.attack,
+            "of": spec.of or None,
             "searcher": searcher_of(spec),
             "target": spec.target,
             "seed": spec.seed,
@@ -224,6 +224,8 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
         for spec in trial_specs(plan)
         if spec.id not in results and spec.id in errors
     ]
+    named = with_names([*results.values(), *failed])
+    trials, failed = named[: len(results)], named[len(results) :]
     groups = summarise_groups(trials)
     return {
         "schema_version": 1,

@@ -20,6 +20,10 @@ def plan_of(**values):
     return make_plan(values, source="test")
 
 
+def settings_of(**values):
+    return [attack.settings for attack in plan_of(**values).lineup()]
+
+
 def test_an_empty_plan_is_all_defaults():
     plan = plan_of()
 
@@ -54,9 +58,9 @@ def test_a_defense_is_a_name_a_mapping_or_a_chain():
 
 
 def test_the_attack_is_its_preset_with_the_given_keys_in_place():
-    [settings] = plan_of(attack={"preset": "ggl", "searcher": "random"}).attack.settings()
+    [settings] = settings_of(attack={"preset": "ggl", "searcher": "random"})
 
-    [published] = plan_of(attack={"preset": "ggl"}).attack.settings()
+    [published] = settings_of(attack={"preset": "ggl"})
     assert settings.searcher == "random"
     assert settings.regulariser == published.regulariser
 
@@ -192,10 +196,8 @@ def test_a_stage_that_the_generator_does_not_have_is_refused_before_any_work():
 
 
 def test_a_plan_gives_the_settings_of_a_space():
-    [given] = plan_of(
-        attack={"space": "box", "space_settings": {"half_width": 3}}
-    ).attack.settings()
-    [default] = plan_of(attack={"space": "box"}).attack.settings()
+    [given] = settings_of(attack={"space": "box", "space_settings": {"half_width": 3}})
+    [default] = settings_of(attack={"space": "box"})
 
     assert (given.space_settings, default.space_settings) == ({"half_width": 3}, {})
 
@@ -205,7 +207,7 @@ def test_another_space_than_the_presets_has_settings_of_its_own(monkeypatch):
     monkeypatch.setattr("engine.plan_parts.PRESETS", {"boxed": preset})
 
     kept, other = (
-        plan_of(attack={"preset": "boxed", **changes}).attack.settings()[0]
+        settings_of(attack={"preset": "boxed", **changes})[0]
         for changes in ({}, {"space": "shell"})
     )
 
