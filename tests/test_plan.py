@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from engine import assets, lab
-from engine.attacks import AttackSettings, attack
+from engine.attacks import PRESETS, AttackSettings, attack
 from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
 from engine.lab import build_lab, check_plan, input_hashes, trial_specs, weights_path
@@ -473,3 +473,86 @@ def test_settings_of_one_of_several_searchers_are_refused_by_its_place():
 
     with pytest.raises(PlanError, match=r"attack: searchers\.1: .*without dim"):
         make_plan(values, source="test")
+
+
+def test_attacks_are_their_presets_by_name_with_budgets_of_their_own():
+    plan = plan_of(
+        attacks={
+            "dlg": {"budget": 40},
+            "adaptive_dlg": {"preset": "dlg", "adaptive": True, "budget": 60},
+            "ggl": None,
+        }
+    )
+
+    found = [(one.name, one.settings, one.budget) for one in plan.lineup()]
+
+    dlg = PRESETS["dlg"]
+    assert found == [
+        ("dlg", dlg, 40),
+        ("adaptive_dlg", replace(dlg, adaptive=True), 60),
+        ("ggl", PRESETS["ggl"], 1000),
+    ]
+
+
+def test_every_attack_has_its_trials_and_shuffled_controls_beside_the_common_ones():
+    plan = plan_of(
+        targets=1,
+        attacks={
+            "dlg": {"budget": 40},
+            "ggl": {"searchers": ["cma", "sepcma"], "budget": 50},
+        },
+    )
+
+    specs = {spec.id: spec for spec in trial_specs(plan)}
+
+    assert list(specs) == [
+        "defense0-dlg-target0",
+        "defense0-ggl-target0-searcher0",
+        "defense0-ggl-target0-searcher1",
+        "defense0-prior_only-target0",
+        "defense0-shuffled-dlg-target0",
+        "defense0-shuffled-ggl-target0-searcher0",
+        "defense0-shuffled-ggl-target0-searcher1",
+        "defense0-random_best-target0",
+        "any-oracle-target0",
+    ]
+    assert [spec.of for spec in specs.values()] == ["", "", "", "", "dlg", "ggl", "ggl", "", ""]
+    random = specs["defense0-random_best-target0"]
+    assert (random.settings.space, random.settings.searcher, random.budget) == ("raw", "random", 50)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"attack": {}, "attacks": {"dlg": {}}}, "attacks: expected in place of attack, got both"),
+        ({"attacks": {"oracle": {}}}, "attacks: expected other names than those of controls"),
+        ({"attacks": {}}, "attacks: .*at least 1 item"),
+        ({"attacks": ["dlg"]}, "attacks: .*dictionary"),
+        ({"attacks": {"d l g": {}}}, "attacks.d l g"),
+        ({"attacks": {"dlg": {"budgett": 3}}}, "Unknown key 'attacks.dlg.budgett'.*'budget'"),
+        ({"attacks": {"mine": {"preset": "dgl"}}}, "attacks.mine: Unknown attack preset 'dgl'"),
+        (
+            {"attacks": {"dlg": {"searchers": ["cma", "cma"]}}},
+            "attacks.dlg.searchers: expected each once",
+        ),
+        ({"attacks": {"dlg": {"image_priors": {"tv": 1.0}}}}, "image_priors to be one of: batch_n"),
+        ({"attacks": {"dlg": {"image_priors": {"batch_norm": -1.0}}}}, "image_priors.batch_norm"),
+        ({"attack": {"space": "pixels"}}, "Expected regulariser: none with space: pixels"),
+    ],
+)
+def test_impossible_attacks_are_refused_by_their_place(values, said):
+    with pytest.raises(PlanError, match=said):
+        plan_of(**values)
+
+
+def test_several_attacks_have_threat_cards_of_their_own():
+    card = {row["what"]: row["how"] for row in threat_card(plan_of(attacks={"dlg": {}, "ggl": {}}))}
+
+    assert card["Prior of dlg"] == "no generator: pixels are searched"
+    assert card["Label of dlg"] == "not known; searched with the images"
+    assert card["Defense of dlg"] == "not known, and not imitated"
+    assert "along gradients through the target model" in card["Search of dlg"]
+    assert "estimated from the observed update" in card["Defense of ggl"]
+    assert card["Search of ggl"].endswith("gradient-free")
+    plain = {row["what"] for row in threat_card(plan_of())}
+    assert {"Prior", "Label", "Defense", "Search", "Loss"} <= plain

@@ -35,8 +35,8 @@ def batch_norm(images: Tensor, model: nn.Module) -> Tensor:
 
     The sum over layers of ``||mean - stored|| + ||variance - stored||``, the first layer's tenfold
     (`GradInversion <https://arxiv.org/abs/2104.07586>`_, Yin et al. 2021): over a candidate's ``B``
-    images and all their positions. Zero for a model without stored statistics; of a model that was
-    never trained they say nothing.
+    images and all their positions. Zero where none are stored, and for a model that was never
+    trained, whose say nothing.
     """
     penalties = images.new_zeros(len(images))
     with _inputs_of_batch_norms(model) as inputs:
@@ -63,7 +63,7 @@ def _inputs_of_batch_norms(model: nn.Module) -> Iterator[list[tuple[_BatchNorm, 
     handles = [
         layer.register_forward_pre_hook(record)
         for layer in model.modules()
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats
+        if isinstance(layer, _BatchNorm) and layer.num_batches_tracked  # None, or of no batch.
     ]
     try:
         yield calls

@@ -22,6 +22,14 @@ class TestAdam(SearcherContract):
     name = "adam"
 
 
+class TestGroupAdam(SearcherContract):
+    name = "group_adam"
+
+
+class TestLbfgs(SearcherContract):
+    name = "lbfgs"
+
+
 class TestGaussNewton(SearcherContract):
     name = "gauss_newton"
 

@@ -7,7 +7,6 @@ import numpy as np
 from engine import validate
 from engine.attacks.searchers.adam_searcher import AdamSearcher
 from engine.attacks.searchers.base import SEARCHERS
-from engine.errors import PlanError
 
 # Share of an image's height and width by which a shift may register it.
 LARGEST_SHIFT: Final = 0.125
@@ -64,11 +63,6 @@ class GroupAdamSearcher(AdamSearcher):
             box=box,
         )
         validate.in_range(0, 1e9, consistency=consistency, noise=noise)
-        if population < 2:
-            raise PlanError(
-                f"Expected a population of at least 2 to agree on something, got {population}. "
-                "Raise it, or use the searcher adam."
-            )
         self._consistency, self._noise, self._shape = consistency, noise, image_shape
 
     def _pulled(self, own: np.ndarray, gradients: np.ndarray) -> np.ndarray:
