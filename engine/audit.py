@@ -20,7 +20,7 @@ from engine.lab import check_plan, input_hashes, trial_specs
 from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
-from engine.reporting import montage, render_page
+from engine.reporting import montage, paper_markdown, render_page
 from engine.run_folder import RunFolder, write_json
 from engine.scoring.groups import summarise_groups
 from engine.scoring.metrics import HIGHER_LEAKS
@@ -191,6 +191,9 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
     images = _images(folder, summary, lab)
     page = render_page(summary, images if plan.images.report else None)
     (folder.path / "report" / "index.html").write_text(page, encoding="utf-8")
+    if plan.paper_table:
+        table = paper_markdown(summary)
+        (folder.path / "report" / "paper_table.md").write_text(table, encoding="utf-8")
     if images is not None:
         (folder.private / "montage.png").write_bytes(montage(summary, images))
     folder.append_event(

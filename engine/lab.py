@@ -15,6 +15,7 @@ from engine.errors import InputError, PlanError
 from engine.federation import find_head, make_target_model
 from engine.federation.captures import read_capture
 from engine.federation.private_images import PrivateImages, load_private_images
+from engine.federation.shifts import shifted
 from engine.generators import Generator, load_generator
 from engine.plan import Plan
 from engine.plan_parts import PlannedAttack
@@ -37,7 +38,7 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
     generator = load_generator(
         weights_path(plan.generator.weights, "generator"), sha256=plan.generator.sha256
     )
-    private = load_private_images(weights_path(plan.data, "private_images"))
+    private = shifted(load_private_images(weights_path(plan.data, "private_images")), plan.shift)
     classifier = load_classifier(
         weights_path(plan.classifier.weights, "classifier"), sha256=plan.classifier.sha256
     )

@@ -12,6 +12,7 @@ import search_spaces
 from engine.attacks import PRESETS
 from engine.defenses import label_defenses
 from engine.errors import InputError, PlanError
+from engine.federation.shifts import SHIFTS
 from engine.plan_parts import (
     AttackPlan,
     Chain,
@@ -30,7 +31,8 @@ from engine.plan_parts import (
     listed,
     named,
 )
-from engine.registry import nearest
+from engine.plan_scales import scaled
+from engine.registry import nearest, unknown_name
 from engine.scoring.variants import CONTROLS
 
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
@@ -43,10 +45,13 @@ class Plan(Strict):
 
     Attributes:
         version: Of the plan's format.
+        scale: Which of the file's ``scales`` this is, see :mod:`engine.plan_scales`.
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
         seeds: Several of them in place of ``seed``; the audit is repeated with each.
         data: An embedded data set, or the path of a safetensors file of private images.
+        shift: Makes the clients' images others than the generator was made for: ``rotated`` by a
+            quarter, or ``paired``, two objects in each. None for images as they are.
         captures: Updates a server received, one safetensors file for each of the first clients,
             in place of simulated ones. ``defenses`` then lists the one chain of defenses
             they went through, and beside it ``none``, which is simulated: without it there is
@@ -58,13 +63,16 @@ class Plan(Strict):
         attacks: Several attacks to compare in place of ``attack``, by their names; those named as
             a preset are it.
         controls: Which controls run beside the attacks.
+        paper_table: Whether the report has the paper's metrics in the paper's convention too.
     """
 
     version: Literal[1] = 1
+    scale: str | None = None
     name: str = Field(default="audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
     seed: Seed = 0
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     data: Reference = "fashion-mnist"
+    shift: str | None = None
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
     client: ClientPlan = ClientPlan()
@@ -78,6 +86,7 @@ class Plan(Strict):
     compute: ComputePlan = ComputePlan()
     tracking: TrackingPlan = TrackingPlan()
     images: ImagesPlan = ImagesPlan()
+    paper_table: bool = False
 
     @field_validator("defenses", mode="before")
     @classmethod
@@ -145,6 +154,9 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
         raise PlanError(f"Expected keys and values in {path}, got a {type(values).__name__}.")
     for override in overrides:
         _override(values, override)
+    values = scaled(values, source=str(path))
+    for override in overrides:  # Also of what the scale has set.
+        _override(values, override)
     return make_plan(values, source=str(path)), text
 
 
@@ -178,6 +190,10 @@ def _check_names(plan: Plan) -> list[str]:
     ]
     repeated = {label for label in labels if labels.count(label) > 1}
     others = [chain for chain in plan.defenses if chain[0].name != "none"]
+    if plan.shift is not None and plan.shift not in SHIFTS:
+        problems.append(f"shift: {unknown_name('shift', plan.shift, SHIFTS)}")
+    if plan.captures and plan.shift is not None:
+        problems.append("shift: expected none with captures, whose images are as they are.")
     if plan.captures and (len(others) > 1 or len(plan.defenses) > 2):
         problems.append(
             "defenses: expected, with captures, the one chain they went through and none beside "

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from engine.reporting import tables
 from engine.reporting.figure_rows import columns_of, curves_of, strips_of, trials_of, unit_of
 from engine.reporting.figures import draw_curves, png_data_uri, svg_data_uri
+from engine.reporting.paper_table import COLUMNS, CONVENTION, paper_rows
 from engine.reporting.tables import Estimate, TableRow, table_rows
 from engine.scoring.verdict import ATTACK
 
@@ -72,6 +73,9 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
             columns=columns_of(summary),
             unit=unit_of(summary),
             metrics=_metrics_of(summary),
+            paper=paper_rows(summary) if summary["plan"].get("paper_table") else [],
+            paper_columns=COLUMNS,
+            convention=CONVENTION,
             provenance=list(flattened(summary["provenance"])),
             nonfinite=sum(trial.get("nonfinite") or 0 for trial in summary["trials"]),
             evaluations=sum(trial.get("evaluations") or 0 for trial in summary["trials"]),
