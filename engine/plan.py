@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import search_spaces
 from engine.defenses import label_defenses
@@ -17,6 +17,7 @@ from engine.plan_parts import (
     ClientPlan,
     ComputePlan,
     DefensePlan,
+    Folder,
     GeneratorPlan,
     ImagesPlan,
     Reference,
@@ -25,10 +26,12 @@ from engine.plan_parts import (
     TargetModelPlan,
     TrackingPlan,
     WeightsPlan,
+    filled_in,
     listed,
     named,
 )
 from engine.registry import nearest
+from engine.setups import default_data_folder
 from engine.trial import CONTROLS
 
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
@@ -43,7 +46,9 @@ class Plan(Strict):
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
         seeds: Several of them in place of ``seed``; the audit is repeated with each.
-        data: An embedded data set, or the path of a safetensors file of private images.
+        data: A data set by name, which brings generator, classifier and target model along, or
+            the path of a safetensors file of private images.
+        data_folder: Where the user keeps data sets, each in a folder of its name.
         captures: Updates a server received, one safetensors file for each of the first clients,
             in place of simulated ones. ``defenses`` then lists the one chain of defenses
             they went through, and beside it ``none``, which is simulated: without it there is
@@ -60,18 +65,24 @@ class Plan(Strict):
     seed: Seed = 0
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     data: Reference = "fashion-mnist"
+    data_folder: Folder = Field(default_factory=default_data_folder, validate_default=True)
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
     client: ClientPlan = ClientPlan()
-    target_model: TargetModelPlan = TargetModelPlan()
-    generator: GeneratorPlan = GeneratorPlan()
-    classifier: WeightsPlan = WeightsPlan()
+    target_model: TargetModelPlan
+    generator: GeneratorPlan
+    classifier: WeightsPlan
     defenses: Annotated[tuple[Chain, ...], Field(min_length=1)] = ((DefensePlan(name="none"),),)
     attack: AttackPlan = AttackPlan()
     controls: tuple[Literal["prior_only", "shuffled", "random_best", "oracle"], ...] = CONTROLS
     compute: ComputePlan = ComputePlan()
     tracking: TrackingPlan = TrackingPlan()
     images: ImagesPlan = ImagesPlan()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_data(cls, values: object) -> object:
+        return filled_in(values) if isinstance(values, Mapping) else values
 
     @field_validator("defenses", mode="before")
     @classmethod
