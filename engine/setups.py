@@ -36,14 +36,14 @@ class Setup:
 
     Attributes:
         target_model: Name of the model that clients train.
-        files: Where a part's weights lie in the data set's folder, by part; ``<part>.safetensors``
-            where none is said.
+        files: Where a part's weights lie in the data set's folder, by part, and what else must
+            be there; ``<part>.safetensors`` where none is said.
         guidance: How to come by them, by part; by ``leaktune pretrain`` where none is said.
         classifier_card: What the classifier's weights are, where no card of ours lies beside them.
     """
 
     target_model: str
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     guidance: Mapping[str, str] = field(default_factory=dict)
     classifier_card: Mapping[str, Any] | None = None
 
@@ -56,8 +56,11 @@ SETUPS: Final[Mapping[str, Setup]] = MappingProxyType(
         "imagenet-224": Setup(
             target_model="resnet18",
             files={
-                "generator": "biggan-deep-256/model.safetensors",
-                "classifier": "resnet50.safetensors",
+                "generator": (
+                    "biggan-deep-256/model.safetensors",
+                    "biggan-deep-256/config.json",
+                ),
+                "classifier": ("resnet50.safetensors",),
             },
             guidance={"generator": BIGGAN_GUIDANCE, "classifier": RESNET50_GUIDANCE},
             classifier_card={
@@ -98,10 +101,11 @@ def part_path(reference: str, part: str, data_folder: str | None = None) -> Path
         return embedded
     setup = SETUPS[reference]
     folder = Path(data_folder or default_data_folder()).absolute() / reference
-    path = folder / setup.files.get(part, f"{part}.safetensors")
-    if not path.is_file():
-        guidance = setup.guidance.get(part) or PRETRAIN.format(part=_command(part), name=reference)
-        raise InputError(f"Expected the {part} of {reference} at {path}, found none. {guidance}")
+    path, *others = (folder / name for name in setup.files.get(part, (f"{part}.safetensors",)))
+    for needed in (path, *others):
+        if not needed.is_file():
+            how = setup.guidance.get(part) or PRETRAIN.format(part=_command(part), name=reference)
+            raise InputError(f"Expected the {part} of {reference} at {needed}, found none. {how}")
     return path
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine.datasets.imagenet import CLASSES
-from engine.generators.biggan import BigGanGenerator
+from engine.generators import GENERATORS, BigGanGenerator
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from tests.conftest import build
 
@@ -93,6 +93,17 @@ def write_biggan(folder, config=TINY_BIGGAN):
     return folder / "model.safetensors"
 
 
+def write_generator(path, image_shape, classes):
+    """Writes a small generator of random weights and its card."""
+    settings = {"latent_dim": 4, "classes": classes, "image_shape": image_shape, "width": 8}
+    made = build(lambda: GENERATORS.make("deconvolutional", **settings), 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(made.state_dict(), path)
+    card = {"architecture": "deconvolutional", "settings": settings}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
 def write_classifier(path, image_shape, classes):
     """Writes a small evaluation classifier and its card."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,3 +112,19 @@ def write_classifier(path, image_shape, classes):
     settings = {"image_shape": image_shape, "classes": classes}
     path.with_suffix(".json").write_text(json.dumps({"settings": settings}))
     return path
+
+
+def write_celeba_setup(data):
+    """Writes all that audits of CelebA-32 read, below a data folder."""
+    folder = write_celeba(data / "celeba-32")
+    write_generator(folder / "generator.safetensors", (3, 32, 32), 2)
+    write_classifier(folder / "classifier.safetensors", (3, 32, 32), 2)
+    return data
+
+
+def write_imagenet_setup(data, targets=1):
+    """Writes all that audits of ImageNet-224 read, but for a small classifier in ``judge``."""
+    folder = write_imagenet(data / "imagenet-224", [619 * place % 1000 for place in range(targets)])
+    write_biggan(folder / "biggan-deep-256")
+    write_classifier(data / "judge.safetensors", (3, 224, 224), CLASSES)
+    return data

@@ -54,7 +54,7 @@ def test_files_as_published_need_no_other_card(written):
 
 
 def test_images_are_the_packages_own_by_area_and_in_0_to_1(written):
-    network = build(lambda: tiny_biggan(), 0).network
+    network = build(tiny_biggan, 0).network
     latents, labels = torch.randn(2, 8, generator=seeded(1)), torch.tensor([5, 700])
     one_hot = torch.eye(1000)[labels]
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_it_is_pure_where_the_published_code_drifts(written):
 
 
 def test_folding_spectral_norms_changes_no_image():
-    generator = build(lambda: tiny_biggan(), 0)
+    generator = build(tiny_biggan, 0)
     before = drawn(generator)
 
     fold_spectral_norms(generator)
@@ -87,7 +87,7 @@ def test_folding_spectral_norms_changes_no_image():
 
 
 def test_truncation_chooses_among_the_statistics_of_its_normalisations():
-    whole = build(lambda: tiny_biggan(), 0)
+    whole = build(tiny_biggan, 0)
     network = whole.network.generator
     network.bn.running_vars[25] = 4.0
 
