@@ -1,12 +1,13 @@
 import pytest
 
-from engine import assets
+from engine import assets, audit
 from engine.datasets import DATASETS
 from engine.errors import InputError
 from engine.federation.target_models import TARGET_MODELS
 from engine.lab import build_lab, input_hashes
 from engine.plan import make_plan
 from engine.provenance import collect_provenance
+from engine.run_folder import RunFolder, write_json
 from engine.setups import SETUPS, part_path, private_file
 from tests.datasets.layouts import picture, write_celeba_setup, write_generator
 
@@ -154,3 +155,21 @@ def test_provenance_hashes_the_images_that_were_chosen(data):
 
     assert {name for name in before if after[name] != before[name]} == {"private_images"}
     assert all(len(value) == 64 for value in before.values())
+
+
+def test_an_audit_is_not_resumed_with_other_weights_of_lpips_than_it_began_with(data, tmp_path):
+    plan = plan_of(data_folder=str(tmp_path / "data"))
+    weights = tmp_path / "data" / "lpips" / "alex.safetensors"
+    folder = RunFolder.create(tmp_path, "x", plan="", resolved=plan.to_dict())
+    write_json(folder.path / "provenance.json", collect_provenance(plan))
+    audit._check_inputs(folder, plan)
+
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    with pytest.raises(InputError, match="have changed since: lpips alex"):
+        audit._check_inputs(folder, plan)
+
+    write_json(folder.path / "provenance.json", collect_provenance(plan))
+    weights.unlink()
+    with pytest.raises(InputError, match="have changed since: lpips alex"):
+        audit._check_inputs(folder, plan)

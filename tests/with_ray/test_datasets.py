@@ -32,7 +32,7 @@ def test_celeba_is_audited_to_the_end_and_resumed(ray_cluster, tmp_path):
         "data": "celeba-32",
         "data_folder": str(tmp_path / "data"),
         "targets": 2,
-        "defenses": ["none", {"name": "sparsification", "percent": 90}],
+        "defenses": ["none"],
         "controls": [],
         "attack": {"budget": 6, "searcher": "random"},
     }
