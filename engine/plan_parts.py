@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -15,6 +15,9 @@ from engine.federation.target_models import TARGET_MODELS
 from engine.generators.precision import Precision
 from engine.registry import unknown_name
 from engine.setups import SETUPS, setup_of
+
+# What the default attack is called, whichever searcher it has.
+GGL: Final = "ggl"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -166,14 +169,34 @@ class AttackPlan(Strict):
     scheduler: Literal["none", "halving", "median"] = "none"
     max_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     published_code: bool | None = None
+    image_priors: dict[str, float] | None = None
+    adaptive: bool | None = None
 
     @field_validator("searchers", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
         return None if value is None else tuple(map(named, listed(value, "searchers")))
 
-    def settings(self) -> tuple[AttackSettings, ...]:
-        """Returns the preset with the plan's overrides, once for each searcher."""
+    def lineup(self, name: str = "", key: str = "") -> "tuple[PlannedAttack, ...]":
+        """Returns the preset with the plan's overrides, once for each searcher.
+
+        Args:
+            name: What the attack is called in the audit; as its preset, if empty.
+            key: Where the plan has it; empty where there is no other.
+        """
+        settings = self._settings()
+        name = name or (GGL if self.preset == "default" else self.preset)
+        if self.searchers is None:
+            return (PlannedAttack(name, settings, self.budget, key),)
+        listed = f"{key or 'attack'}.searchers"
+        return tuple(
+            PlannedAttack(
+                name, _searching(settings, index, searcher), self.budget, f"{listed}.{index}"
+            )
+            for index, searcher in enumerate(self.searchers)
+        )
+
+    def _settings(self) -> AttackSettings:
         if self.preset not in PRESETS:
             raise unknown_name("attack preset", self.preset, PRESETS)
         names = {field.name for field in fields(AttackSettings)}
@@ -182,12 +205,28 @@ class AttackPlan(Strict):
             given.setdefault("searcher_settings", {})  # The preset's are for its own searcher.
         if "space" in given:
             given.setdefault("space_settings", {})
-        settings = replace(PRESETS[self.preset], **given)
-        if self.searchers is None:
-            return (settings,)
-        return tuple(
-            _searching(settings, index, searcher) for index, searcher in enumerate(self.searchers)
-        )
+        return replace(PRESETS[self.preset], **given)
+
+
+@dataclass(frozen=True)
+class PlannedAttack:
+    """One attack of an audit, with one searcher.
+
+    Attributes:
+        name: What it is called.
+        settings: How it attacks.
+        budget: Candidate evaluations of each search.
+        key: Where the plan has it; empty where there is no other.
+    """
+
+    name: str
+    settings: AttackSettings
+    budget: int
+    key: str
+
+    def with_settings(self, **changes: Any) -> "PlannedAttack":
+        """Returns the same attack with other settings."""
+        return replace(self, settings=replace(self.settings, **changes))
 
 
 def _searching(settings: AttackSettings, index: int, searcher: Named) -> AttackSettings:

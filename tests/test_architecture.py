@@ -170,6 +170,8 @@ def test_the_objective_has_no_field_for_private_images():
         "regulariser",
         "regulariser_weight",
         "chunk_size",
+        "joint_labels",
+        "image_priors",
     }
 
 

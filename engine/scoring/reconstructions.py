@@ -135,6 +135,7 @@ class Trace:
             progress.evaluations >= self._next or progress.evaluations == self._budget
         ):
             self._next = progress.evaluations + self._step
-            images = assign(objective.generate(progress.best_latent)[None], self._truths)[0]
+            drawn = objective.generate(progress.best_latent).clamp(0, 1)
+            images = assign(drawn[None], self._truths)[0]
             value = float(metrics.psnr(images, self._truths).mean())
             self.rows.append((progress.evaluations, progress.best_loss, value))
