@@ -256,7 +256,7 @@ def finished_trials(folder: RunFolder, plan: Plan) -> dict[str, dict[str, Any]]:
 def _check_inputs(folder: RunFolder, plan: Plan) -> None:
     """Raises InputError if a file the audit started with is another one by now."""
     before, now = folder.provenance()["sha256"], input_hashes(plan)
-    changed = [name for name in now if now[name] != before.get(name)]
+    changed = [name for name in before | now if now.get(name) != before.get(name)]
     if changed:
         raise InputError(
             f"Expected the files that {folder.name} started with, but these have changed since: "

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from engine import assets
 from engine.attacks import AttackSettings, prepare_objective
 from engine.attacks.attack import check_settings, space_to_check
 from engine.attacks.candidates import check_candidates
@@ -14,7 +13,7 @@ from engine.checkpoints import file_sha256, load_weights, read_tensors
 from engine.errors import InputError, PlanError
 from engine.federation import find_head, make_target_model
 from engine.federation.captures import read_capture
-from engine.federation.private_images import PrivateImages, load_private_images
+from engine.federation.private_images import PrivateImages
 from engine.federation.shifts import shifted
 from engine.generators import Generator, load_generator
 from engine.plan import Plan
@@ -22,7 +21,9 @@ from engine.plan_parts import PlannedAttack
 from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
+from engine.scoring.perceptual import load_lpips, lpips_weights
 from engine.scoring.variants import CONTROLS
+from engine.setups import classifier_card, part_path, private_file, private_images_of
 from engine.trial import Lab, TrialSpec, client_update, knowledge_of
 from search_spaces.audit_grid import COMMON, GridPoint, audit_grid
 
@@ -36,11 +37,13 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
     """
     place = torch.device(device)
     generator = load_generator(
-        weights_path(plan.generator.weights, "generator"), sha256=plan.generator.sha256
+        _path(plan, plan.generator.weights, "generator"), sha256=plan.generator.sha256
     )
-    private = shifted(load_private_images(weights_path(plan.data, "private_images")), plan.shift)
+    private = shifted(_private_images(plan), plan.shift)
     classifier = load_classifier(
-        weights_path(plan.classifier.weights, "classifier"), sha256=plan.classifier.sha256
+        _path(plan, plan.classifier.weights, "classifier"),
+        sha256=plan.classifier.sha256,
+        card=classifier_card(plan.classifier.weights),
     )
     _check_fit(plan, generator, private, classifier)
     if plan.captures:
@@ -53,7 +56,7 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         seed=plan.target_model.seed,
     )
     if plan.target_model.weights is not None:
-        path = weights_path(plan.target_model.weights, plan.target_model.name)
+        path = _path(plan, plan.target_model.weights, plan.target_model.name)
         tensors = read_tensors(path, sha256=plan.target_model.sha256)
         load_weights(model, tensors, source=str(path))
     layout = torch.channels_last if plan.generator.channels_last else torch.preserve_format
@@ -64,25 +67,45 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         private=private.to(place),
         classifier=classifier.to(place),
         captures=tuple(read_capture(Path(path), model).to(place) for path in plan.captures),
+        perceptual={
+            name: metric.to(place) for name, metric in load_lpips(Path(plan.data_folder)).items()
+        },
     )
 
 
 def weights_path(reference: str, name: str) -> Path:
-    """Returns the path of weights given by an embedded data set's name or by a path."""
-    return assets.asset(reference, name) if reference in assets.datasets() else Path(reference)
+    """Returns the path of weights given by a data set's name or by a path."""
+    return part_path(reference, name)
+
+
+def _path(plan: Plan, reference: str, part: str) -> Path:
+    return part_path(reference, part, plan.data_folder)
+
+
+def _private_images(plan: Plan) -> PrivateImages:
+    clients = max(plan.targets, len(plan.captures), 2 if "shuffled" in plan.controls else 1)
+    return private_images_of(plan.data, plan.data_folder, needed=clients * plan.client.images)
 
 
 def input_hashes(plan: Plan) -> dict[str, str]:
-    """Returns the SHA-256 of every file the plan reads, by what it is."""
+    """Returns the SHA-256 of every file the plan reads, by what it is.
+
+    Of private images that are chosen from a data set, it is that of those images.
+    """
     files = {
-        "private_images": weights_path(plan.data, "private_images"),
-        "generator": weights_path(plan.generator.weights, "generator"),
-        "classifier": weights_path(plan.classifier.weights, "classifier"),
+        "private_images": private_file(plan.data),
+        "generator": _path(plan, plan.generator.weights, "generator"),
+        "classifier": _path(plan, plan.classifier.weights, "classifier"),
     }
     if plan.target_model.weights is not None:
-        files["target_model"] = weights_path(plan.target_model.weights, plan.target_model.name)
+        model = plan.target_model
+        files["target_model"] = _path(plan, plan.target_model.weights, model.name)
     files |= {f"capture {index}": Path(path) for index, path in enumerate(plan.captures)}
-    return {name: file_sha256(path) for name, path in files.items()}
+    files |= {f"lpips {name}": path for name, path in lpips_weights(Path(plan.data_folder)).items()}
+    return {
+        name: _private_images(plan).sha256() if path is None else file_sha256(path)
+        for name, path in files.items()
+    }
 
 
 def check_plan(plan: Plan) -> Lab:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import search_spaces
 from engine.attacks import PRESETS
@@ -19,6 +19,7 @@ from engine.plan_parts import (
     ClientPlan,
     ComputePlan,
     DefensePlan,
+    Folder,
     GeneratorPlan,
     ImagesPlan,
     PlannedAttack,
@@ -28,12 +29,14 @@ from engine.plan_parts import (
     TargetModelPlan,
     TrackingPlan,
     WeightsPlan,
+    filled_in,
     listed,
     named,
 )
 from engine.plan_scales import scaled
 from engine.registry import nearest, unknown_name
 from engine.scoring.variants import CONTROLS
+from engine.setups import default_data_folder
 
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
 MAX_PLAN_BYTES = 1024**2
@@ -49,7 +52,9 @@ class Plan(Strict):
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
         seeds: Several of them in place of ``seed``; the audit is repeated with each.
-        data: An embedded data set, or the path of a safetensors file of private images.
+        data: A data set by name, which brings generator, classifier and target model along, or
+            the path of a safetensors file of private images.
+        data_folder: Where the user keeps data sets, each in a folder of its name.
         shift: Makes the clients' images others than the generator was made for: ``rotated`` by a
             quarter, or ``paired``, two objects in each. None for images as they are.
         captures: Updates a server received, one safetensors file for each of the first clients,
@@ -72,13 +77,14 @@ class Plan(Strict):
     seed: Seed = 0
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     data: Reference = "fashion-mnist"
+    data_folder: Folder = Field(default_factory=default_data_folder, validate_default=True)
     shift: str | None = None
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
     client: ClientPlan = ClientPlan()
-    target_model: TargetModelPlan = TargetModelPlan()
-    generator: GeneratorPlan = GeneratorPlan()
-    classifier: WeightsPlan = WeightsPlan()
+    target_model: TargetModelPlan
+    generator: GeneratorPlan
+    classifier: WeightsPlan
     defenses: Annotated[tuple[Chain, ...], Field(min_length=1)] = ((DefensePlan(name="none"),),)
     attack: AttackPlan = AttackPlan()
     attacks: Annotated[dict[AttackName, AttackPlan], Field(min_length=1)] | None = None
@@ -87,6 +93,11 @@ class Plan(Strict):
     tracking: TrackingPlan = TrackingPlan()
     images: ImagesPlan = ImagesPlan()
     paper_table: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_data(cls, values: object) -> object:
+        return filled_in(values) if isinstance(values, Mapping) else values
 
     @field_validator("defenses", mode="before")
     @classmethod

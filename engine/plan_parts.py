@@ -1,13 +1,12 @@
 """The parts of a plan, each strict and frozen."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from engine import assets
 from engine.attacks import PRESETS, AttackSettings
 from engine.defenses import DEFENSES, Defense
 from engine.errors import PlanError
@@ -15,6 +14,7 @@ from engine.federation.client import LocalTraining
 from engine.federation.target_models import TARGET_MODELS
 from engine.generators.precision import Precision
 from engine.registry import unknown_name
+from engine.setups import SETUPS, setup_of
 
 # What the default attack is called, whichever searcher it has.
 GGL: Final = "ggl"
@@ -24,11 +24,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def _absolute(reference: str) -> str:
-    """Returns a path as workers and later commands find it; an embedded name as it is."""
-    return reference if reference in assets.datasets() else os.path.abspath(reference)
+    """Returns a path as workers and later commands find it; a setup's name as it is."""
+    return reference if reference in SETUPS else os.path.abspath(reference)
 
 
 Reference = Annotated[str, AfterValidator(_absolute)]
+Folder = Annotated[str, AfterValidator(os.path.abspath)]
 
 
 class Strict(BaseModel):
@@ -41,13 +42,13 @@ class TargetModelPlan(Strict):
     """The model the clients train.
 
     Attributes:
-        name: A registered target model.
+        name: A registered target model; that of the data if null.
         seed: Seeds its initial weights.
         weights: Trained weights (a safetensors file) in place of initial ones.
         sha256: Expected hash of ``weights``.
     """
 
-    name: str = "lenet"
+    name: str
     seed: Seed = 0
     weights: Reference | None = None
     sha256: Sha256 | None = None
@@ -78,9 +79,14 @@ class ClientPlan(Strict):
 
 
 class WeightsPlan(Strict):
-    """Weights with a card beside them: an embedded name or the path of a safetensors file."""
+    """Weights with a card beside them.
 
-    weights: Reference = "fashion-mnist"
+    Attributes:
+        weights: A data set's name, or the path of a safetensors file; those of the data if null.
+        sha256: Expected hash of ``weights``.
+    """
+
+    weights: Reference
     sha256: Sha256 | None = None
 
 
@@ -108,6 +114,21 @@ class Named(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Returns everything but the name."""
         return dict(self.model_extra or {})
+
+
+def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a plan's values with what it leaves to its data: weights and target model."""
+    name, setup = setup_of(values.get("data"))
+    filled = dict(values)
+    for part, key, default in (
+        ("generator", "weights", name),
+        ("classifier", "weights", name),
+        ("target_model", "name", setup.target_model),
+    ):
+        own = filled.get(part, {})
+        if isinstance(own, Mapping) and own.get(key) is None:
+            filled[part] = {**own, key: default}
+    return filled
 
 
 def named(part: object) -> object:

@@ -38,6 +38,7 @@ from engine.scoring.assignment import assign
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.oracle import project
+from engine.scoring.perceptual import Perceptual
 from engine.scoring.reconstructions import Trace, score
 from engine.seeding import stream, stream_seed
 
@@ -109,6 +110,7 @@ class Lab:
         classifier: The evaluation classifier, which no attack uses.
         captures: Updates that real clients shared, in the order of the clients; empty where
             clients are simulated.
+        perceptual: LPIPS by metric name, as far as there are weights for it.
     """
 
     model: nn.Module
@@ -117,6 +119,7 @@ class Lab:
     private: PrivateImages
     classifier: EvaluationClassifier
     captures: tuple[Update, ...] = ()
+    perceptual: Perceptual = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +267,14 @@ def trial_steps(
 
     client = lab.private.of_client(spec.target, spec.images)
     images = assign(found.images, client.images)
-    scores = score(images, client, model=lab.model, head=lab.head, classifier=lab.classifier)
+    scores = score(
+        images,
+        client,
+        model=lab.model,
+        head=lab.head,
+        classifier=lab.classifier,
+        perceptual=lab.perceptual,
+    )
     labels = tuple(client.labels.tolist())
     recalled = (Counter(found.labels) & Counter(labels)).total() / len(labels)
     return TrialResult(

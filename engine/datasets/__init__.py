@@ -1,5 +1,7 @@
 """Data sets by name: the public images of attackers, and those that simulated clients hold."""
 
 from engine.datasets.base import DATASETS, Dataset, LabelledImages, Split
+from engine.datasets.celeba import CelebA32
+from engine.datasets.imagenet import ImageNet224
 
-__all__ = ["DATASETS", "Dataset", "LabelledImages", "Split"]
+__all__ = ["DATASETS", "CelebA32", "Dataset", "ImageNet224", "LabelledImages", "Split"]

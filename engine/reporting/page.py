@@ -24,7 +24,8 @@ _METRIC_NAMES: Final = {
     "mse": "MSE",
     "mse_r": "MSE-R",
     "feature_distance": "Feature distance",
-    "lpips": "LPIPS",
+    "lpips": "LPIPS (AlexNet)",
+    "lpips_vgg": "LPIPS (VGG-16)",
     "label_accuracy": "Label accuracy",
 }
 

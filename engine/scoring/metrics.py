@@ -27,6 +27,7 @@ HIGHER_LEAKS: Final[dict[str, bool]] = {
     "mse_r": False,
     "feature_distance": False,
     "lpips": False,
+    "lpips_vgg": False,
     "label_accuracy": True,
 }
 
