@@ -246,8 +246,10 @@ class _Pass:
             for name, explicit in self._sums.items()
         ]
         squared, gap = collect([*self._found, *shared], len(columns))
+        outside = gap.new_zeros(len(columns))
         for places in parts:
-            gap[:, columns[places[0].name]] += self._observation.outside(places)
+            outside[columns[places[0].name]] += self._observation.outside(places)
+        gap = gap + outside
         values = {name: self._value(name) for name in self._observation.values}
         return Moments(squared, gap, self._observation.squared, values=values)
 
