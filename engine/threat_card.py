@@ -22,9 +22,15 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
         "Observes": f"one client's update after its defenses: {_describe_training(plan.client)}",
         "Target model": f"known: {model.name} ({weights}), in evaluation mode",
     }
-    for name, attacks in by_name.items():
-        of = f" of {name}" if len(by_name) > 1 else ""
-        rows |= {f"{what}{of}": how for what, how in _describe_attack(plan, attacks).items()}
+    described = {name: _describe_attack(plan, attacks) for name, attacks in by_name.items()}
+    if len(described) == 1:
+        [rows_of_attack] = described.values()
+        rows |= rows_of_attack
+    else:
+        rows |= {
+            f"Attack {name}": "; ".join(f"{what.lower()}: {how}" for what, how in rows_of.items())
+            for name, rows_of in described.items()
+        }
     rows["Chooses by"] = "matching loss alone; no private image and no metric reaches the attack"
     return [{"what": what, "how": how} for what, how in rows.items()]
 
@@ -49,7 +55,7 @@ def _describe_attack(plan: Plan, attacks: Sequence[PlannedAttack]) -> dict[str, 
 
 def _describe_prior(plan: Plan, settings: AttackSettings) -> str:
     if settings.space == PIXELS:
-        return "no generator: pixels are searched"
+        return "none, pixels are searched"
     return f"a generator of public images: {_describe_generator(plan.generator)}"
 
 
@@ -89,7 +95,7 @@ def _describe_generator(generator: GeneratorPlan) -> str:
 
 def _describe_labels(plan: Plan, settings: AttackSettings) -> str:
     if settings.label_inference == JOINT:
-        return "not known; searched with the images"
+        return "not known, searched with the images"
     inferred = f"not known; inferred from the update ({settings.label_inference})"
     if settings.label_hypotheses == 1 or plan.compute.fan_out == "candidates":
         return inferred

@@ -548,11 +548,12 @@ def test_impossible_attacks_are_refused_by_their_place(values, said):
 def test_several_attacks_have_threat_cards_of_their_own():
     card = {row["what"]: row["how"] for row in threat_card(plan_of(attacks={"dlg": {}, "ggl": {}}))}
 
-    assert card["Prior of dlg"] == "no generator: pixels are searched"
-    assert card["Label of dlg"] == "not known; searched with the images"
-    assert card["Defense of dlg"] == "not known, and not imitated"
-    assert "along gradients through the target model" in card["Search of dlg"]
-    assert "estimated from the observed update" in card["Defense of ggl"]
-    assert card["Search of ggl"].endswith("gradient-free")
+    assert card["Attack dlg"] == (
+        "prior: none, pixels are searched; label: not known, searched with the images; "
+        "defense: not known, and not imitated; search: lbfgs in the space pixels, 1000 candidate "
+        "evaluations, white-box: along gradients through the target model; loss: squared_l2"
+    )
+    assert "estimated from the observed update" in card["Attack ggl"]
+    assert "gradient-free; loss: squared_l2 + kl (weight 0.1)" in card["Attack ggl"]
     plain = {row["what"] for row in threat_card(plan_of())}
     assert {"Prior", "Label", "Defense", "Search", "Loss"} <= plain

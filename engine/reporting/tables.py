@@ -27,6 +27,8 @@ _TERMINAL_COLUMNS: Final = (
     "Label",
     "Status",
 )
+# What is left of a row's width for the name of its attack.
+_NAME_WIDTH: Final = 15
 # What a console of fewer columns than the whole table still shows.
 _WHOLE_WIDTH: Final = 100
 _NARROW_COLUMNS: Final = (0, 2, 3, 6, 8)
@@ -259,7 +261,7 @@ def _estimate(value: Mapping[str, Any] | None) -> Estimate:
 
 def _terminal_cells(row: TableRow, *, with_name: bool) -> list[Text]:
     cells = [
-        _stacked(_broken(row.defense), row.by if with_name else ""),
+        _stacked(_broken(row.defense), _broken_name(row.by) if with_name else ""),
         percent(row.defense_change),
         _stacked(percent(row.leakage.mean), interval(row.leakage, percents=True)),
         _stacked(number(row.psnr.mean), interval(row.psnr)),
@@ -282,6 +284,11 @@ def _stacked(*lines: str) -> str:
 def _broken(label: str) -> str:
     """Breaks a defense's label where a reader would: before settings and between defenses."""
     return label.replace(" + ", " +\n").replace("(", "\n(")
+
+
+def _broken_name(name: str) -> str:
+    """Breaks the name of an attack behind its underscores, if it is too long for its column."""
+    return name.replace("_", "_\n") if len(name) > _NAME_WIDTH else name
 
 
 def _markdown_cells(row: TableRow, *, with_name: bool) -> Sequence[str]:
