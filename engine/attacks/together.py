@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.attacks.differentiation import differentiate
 from engine.attacks.matching import Moments, Observation, filled_up
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.scores import Scores
@@ -71,18 +70,27 @@ def _score(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
     return [next(found[one.wanted == "gradients"]) for one in parts]
 
 
+@torch.enable_grad()
 def _differentiated(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
-    """Returns the scores of each with gradients; together they are as many as a chunk may have."""
+    """Returns the scores of each with the gradients of its losses.
+
+    White-box: generator, target model and imitated defense are differentiated, which costs several
+    evaluations, in time and in memory. Candidates are together as many as a chunk may have; those
+    of a search are always the same, so that each is compared as by itself.
+    """
     if not parts:
         return []
-    latents = [one.latents for one in parts]
-    missing = len(filled_up(torch.empty(sum(map(len, latents))))) - sum(map(len, latents))
-    latents[-1] = torch.cat([latents[-1], latents[-1][-1:].expand(missing, -1)])
+    leaves = [one.latents.detach().clone().requires_grad_() for one in parts]
+    candidates = sum(map(len, leaves))
+    missing = len(filled_up(torch.empty(candidates))) - candidates
+    more = parts[-1].latents[-1:].expand(missing, -1)
+    filled = [one._replace(latents=leaf) for one, leaf in zip(parts, leaves, strict=True)]
+    if missing:
+        filled.append(parts[-1]._replace(latents=more))
+    losses = [scores.losses for scores in _compared_in_one_pass(filled)][: len(parts)]
+    gradients = torch.autograd.grad(torch.cat(losses).sum(), leaves)
     return [
-        _first(scores, len(one.latents))
-        for one, scores in zip(
-            parts, differentiate([one.objective for one in parts], latents), strict=True
-        )
+        Scores(loss.detach(), gradient) for loss, gradient in zip(losses, gradients, strict=True)
     ]
 
 
@@ -133,7 +141,12 @@ def distances_of(
     evaluations: Sequence[MatchingEvaluation], images: Sequence[Tensor]
 ) -> list[Scores]:
     """Returns each one's distances: in one pass for all those that moments suffice."""
-    quick = [place for place, one in enumerate(evaluations) if not one.objective.why_updates]
+    quick = [
+        place
+        for place, one in enumerate(evaluations)
+        if not one.objective.why_updates
+        and not one.objective.matcher.prefers_updates(images[place])
+    ]
     moments: dict[int, Moments] = {}
     if quick:
         found = evaluations[0].objective.matcher.moments(
