@@ -26,7 +26,8 @@ from engine.scoring.evaluation_classifier import RESNET50_GUIDANCE
 # What a plan gets whose data are no data set by name, but a file.
 DEFAULT: Final = "fashion-mnist"
 PRETRAIN: Final = (
-    "Make it with `leaktune pretrain {part} --dataset {name}`, which writes it and its card."
+    "Make it, and its card, with: leaktune pretrain {part} --dataset {name} --data {folder} "
+    "--output {folder}"
 )
 
 
@@ -104,7 +105,9 @@ def part_path(reference: str, part: str, data_folder: str | None = None) -> Path
     path, *others = (folder / name for name in setup.files.get(part, (f"{part}.safetensors",)))
     for needed in (path, *others):
         if not needed.is_file():
-            how = setup.guidance.get(part) or PRETRAIN.format(part=_command(part), name=reference)
+            how = setup.guidance.get(part) or PRETRAIN.format(
+                part=_command(part), name=reference, folder=folder
+            )
             raise InputError(f"Expected the {part} of {reference} at {needed}, found none. {how}")
     return path
 

@@ -113,12 +113,16 @@ def test_a_part_embedded_later_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "part", "said"),
     [
-        ("celeba-32", "generator", "`leaktune pretrain generator --dataset celeba-32`"),
-        ("celeba-32", "classifier", "`leaktune pretrain classifier --dataset celeba-32`"),
+        (
+            "celeba-32",
+            "generator",
+            "leaktune pretrain generator --dataset celeba-32 --data /.*/celeba-32 --output /",
+        ),
+        ("celeba-32", "classifier", "leaktune pretrain classifier --dataset celeba-32"),
         (
             "celeba-32",
             "resnet18",
-            "`leaktune pretrain target-model --name resnet18 --dataset celeba-32`",
+            "leaktune pretrain target-model --name resnet18 --dataset celeba-32",
         ),
         ("imagenet-224", "generator", r"models.huggingface.co/biggan/ .*MIT.*weights_only=True"),
         ("imagenet-224", "classifier", r"torchvision's ResNet-50 .*save_file"),

@@ -1,17 +1,20 @@
 """Whole audits of users' data sets, on small files of the same layouts."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torchvision
 import yaml
 from safetensors.torch import save_file
 
+import search_spaces
 from tests.conftest import build
 from tests.datasets.layouts import write_celeba_setup, write_imagenet_setup
 from tests.with_ray.conftest import leaktune
 
 INCONCLUSIVE_EXIT = 101
+PAPER = Path(search_spaces.__file__).parent / "paper"
 
 
 def audit(plan, folder):
@@ -67,6 +70,26 @@ def test_imagenet_is_audited_to_the_end(ray_cluster, tmp_path):
     assert trial["among"] == 3
     assert trial["metrics"]["label_accuracy"] == 1
     assert summary["plan"]["target_model"]["name"] == "resnet18"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["celeba-32", "imagenet-224"])
+def test_the_papers_third_table_comes_to_its_end(name, ray_cluster, tmp_path):
+    data = write_imagenet_setup(write_celeba_setup(tmp_path / "data"))
+    plan = yaml.safe_load((PAPER / "table3.yaml").read_text())
+    del plan["scales"]
+    for attack in plan["attacks"].values():
+        attack["budget"] = 8
+    plan |= {"data": name, "data_folder": str(data), "targets": 1, "controls": []}
+    plan["defenses"] = [{"name": "sparsification", "percent": 90}]
+    if name == "imagenet-224":
+        plan["classifier"] = {"weights": str(data / "judge.safetensors")}
+
+    summary = audit(plan, tmp_path)
+
+    assert {trial["attack"] for trial in summary["trials"]} == set(plan["attacks"])
+    assert all(trial["evaluations"] == 8 for trial in summary["trials"])
 
 
 @pytest.mark.slow
