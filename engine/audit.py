@@ -233,7 +233,9 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "run": folder.name,
-        "verdict": judge(groups, missing=len(trial_specs(plan)) - len(trials)),
+        "verdict": judge(
+            groups, missing=len(trial_specs(plan)) - len(trials), controls=plan.controls
+        ),
         "plan": plan.to_dict(),
         "threat": threat_card(plan),
         "provenance": folder.provenance(),
@@ -289,6 +291,7 @@ def _audit_params(plan: Plan) -> dict[str, str | float]:
         "target_model": plan.target_model.name,
         "generator": plan.generator.weights,
         "generator_precision": plan.generator.precision,
+        **{name: value for name in ("scale", "shift") if (value := getattr(plan, name))},
         "attack": _listed(attack.name for attack in plan.lineup()),
         "searcher": _listed(attack.settings.searcher for attack in plan.lineup()),
         "budget": _listed(str(attack.budget) for attack in plan.lineup()),
@@ -342,7 +345,7 @@ def _images(
 
 def _write_csv(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
     """Writes one line a trial."""
-    plain = ("id", "defense", "attack", "searcher", "target", "seed", "loss", "evaluations")
+    plain = ("id", "defense", "attack", "of", "searcher", "target", "seed", "loss", "evaluations")
     labels = ("labels", "inferred_labels")
     more = ("nonfinite", "wall_s", *labels, "defense_change", "among")
     metrics = list(HIGHER_LEAKS)

@@ -1,17 +1,19 @@
 """From a plan to what its trials share: models, images, and the trials themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from engine.attacks import AttackSettings, prepare_objective
 from engine.attacks.attack import check_settings, space_to_check
 from engine.attacks.candidates import check_candidates
+from engine.attacks.searchers import is_white_box
 from engine.attacks.spaces import PIXELS
 from engine.checkpoints import file_sha256, load_weights, read_tensors
 from engine.errors import InputError, PlanError
-from engine.federation import find_head, make_target_model
+from engine.federation import Update, find_head, make_target_model
 from engine.federation.captures import read_capture
 from engine.federation.private_images import PrivateImages
 from engine.federation.shifts import shifted
@@ -24,8 +26,11 @@ from engine.scoring.metrics import SSIM_WINDOW
 from engine.scoring.perceptual import load_lpips, lpips_weights
 from engine.scoring.variants import CONTROLS
 from engine.setups import classifier_card, part_path, private_file, private_images_of
-from engine.trial import Lab, TrialSpec, client_update, knowledge_of
+from engine.trial import DIFFERENTIATED, Lab, TrialSpec, client_update, knowledge_of
 from search_spaces.audit_grid import COMMON, GridPoint, audit_grid
+
+# The controls whose figures are those of one attack.
+OF_ATTACKS: Final = ("shuffled", "random_best")
 
 
 def build_lab(plan: Plan, device: str = "cpu") -> Lab:
@@ -112,13 +117,14 @@ def check_plan(plan: Plan) -> Lab:
     """Builds everything once in this process, so that a plan fails before any work is spent."""
     lab = build_lab(plan)
     _check_searchers(plan, lab)
-    if not lab.head.has_bias and any(
-        attack.settings.label_inference == "bias" for attack in plan.lineup()
-    ):
-        raise PlanError(
-            f"Expected a bias in the target model's last layer {lab.head.name!r} for "
-            "label_inference: bias, got none. Use label_inference: row_sum."
-        )
+    for attack in plan.lineup():
+        if attack.settings.label_inference == "bias" and not lab.head.has_bias:
+            raise PlanError(
+                f"{attack.key}: "
+                * bool(attack.key)
+                + f"Expected a bias in the target model's last layer {lab.head.name!r} for "
+                "label_inference: bias, got none. Use label_inference: row_sum."
+            )
     matching_paths(plan, lab)
     _check_local_steps(plan, lab)
     return lab
@@ -140,7 +146,7 @@ def _check_searchers(plan: Plan, lab: Lab) -> None:
 
 
 def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
-    """Returns how candidates of the first attack will be compared, in words, by defense.
+    """Returns how candidates will be compared with observed updates, in words, by defense.
 
     Seen on the first client's update before its defenses: cheap, and no path depends on more.
 
@@ -148,15 +154,32 @@ def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
         InputError: If the generator's images are not in [0, 1].
         UnsupportedModelError: If no update of the target model can be computed.
     """
-    first: dict[str, TrialSpec] = {}
+    first: dict[str, dict[str, TrialSpec]] = {}
     for spec in trial_specs(plan):
         if spec.attack not in CONTROLS:
-            first.setdefault(spec.defense_label, spec)
-    update = client_update(next(iter(first.values())), lab, 0)
+            first.setdefault(spec.defense_label, {}).setdefault(spec.attack, spec)
+    some = next(iter(first.values()))
+    update = client_update(next(iter(some.values())), lab, 0)
     return {
-        label: prepare_objective(update, knowledge_of(spec, lab), spec.settings).path
-        for label, spec in first.items()
+        label: _told_apart({name: matching_of(spec, lab, update) for name, spec in attacks.items()})
+        for label, attacks in first.items()
     }
+
+
+def matching_of(spec: TrialSpec, lab: Lab, update: Update) -> str:
+    """Returns how a trial's candidates are compared, in words."""
+    objective = prepare_objective(update, knowledge_of(spec, lab), spec.settings)
+    return DIFFERENTIATED if is_white_box(spec.settings.searcher) else objective.path
+
+
+def _told_apart(paths: Mapping[str, str]) -> str:
+    """Returns the paths of attacks in words; each with its attacks where they differ."""
+    by_path: dict[str, list[str]] = {}
+    for name, path in paths.items():
+        by_path.setdefault(path, []).append(name)
+    if len(by_path) == 1:
+        return next(iter(by_path))
+    return "; ".join(f"{path} ({', '.join(names)})" for path, names in by_path.items())
 
 
 def trial_specs(plan: Plan) -> list[TrialSpec]:
@@ -177,7 +200,7 @@ def trial_specs(plan: Plan) -> list[TrialSpec]:
         TrialSpec(
             id=_trial_id(point, attacks, seeds=len(seeds)),
             attack=point.control or attacks[point.attack].name,
-            of=attacks[point.attack].name if point.control == "shuffled" else "",
+            of=_attack_of(point, attacks).name if point.control in OF_ATTACKS else "",
             defense=(("none", {}),) if point.control == "oracle" else chains[point.defense],
             settings=_settings_of(point, attacks),
             target=point.target,

@@ -33,7 +33,7 @@ from engine.plan_parts import (
     listed,
     named,
 )
-from engine.plan_scales import scaled
+from engine.plan_scales import SCALE, SCALES, scaled
 from engine.registry import nearest, unknown_name
 from engine.scoring.variants import CONTROLS
 from engine.setups import default_data_folder
@@ -163,8 +163,14 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
         raise InputError(f"Expected YAML in {path}, got something else: {error}") from error
     if not isinstance(values, dict):
         raise PlanError(f"Expected keys and values in {path}, got a {type(values).__name__}.")
+    written = values.get(SCALE)
     for override in overrides:
         _override(values, override)
+    if values.get(SCALE) != written and SCALES not in values:
+        raise PlanError(
+            f"Expected --set {SCALE} with a plan that has {SCALES}, got {path}, which has none. "
+            "Leave it out, or give the plan scales."
+        )
     values = scaled(values, source=str(path))
     for override in overrides:  # Also of what the scale has set.
         _override(values, override)
@@ -284,7 +290,9 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise PlanError(f"Expected --set key=value, got {override!r}.")
     *parents, last = key.strip().split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
         if not isinstance(values, dict):
             raise PlanError(f"Expected {parent!r} of --set {override!r} to hold keys.")
     try:

@@ -23,10 +23,13 @@ def scaled(values: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     """
     if SCALES not in values:
         return dict(values)
+    name = values.get(SCALE)
+    if not isinstance(name, str | None):
+        raise PlanError(f"{source}:\n  scale: expected a name, got {name!r}.")
     scales = values[SCALES]
     if not isinstance(scales, Mapping) or not scales:
         raise PlanError(f"{source}:\n  scales: expected names with what differs, got {scales!r}.")
-    name = values.get(SCALE) or next(iter(scales))
+    name = name or next(iter(scales))
     if name not in scales:
         raise PlanError(f"{source}:\n  {unknown_name('scale', str(name), scales)}")
     changes = scales[name] or {}

@@ -20,6 +20,7 @@ def threat_card(plan: Plan) -> list[dict[str, str]]:
     rows = {
         "Adversary": "an honest-but-curious server: it follows the protocol and reads one update",
         "Observes": f"one client's update after its defenses: {_describe_training(plan.client)}",
+        **({"Images": f"{plan.shift}: not those the generator was made for"} if plan.shift else {}),
         "Target model": f"known: {model.name} ({weights}), in evaluation mode",
     }
     described = {name: _describe_attack(plan, attacks) for name, attacks in by_name.items()}

@@ -26,7 +26,6 @@ from engine.attacks import (
     prepare_objective,
     run_in_turn,
 )
-from engine.attacks.labels import JOINT
 from engine.attacks.searchers import Searcher, is_white_box
 from engine.defenses import DEFENSES, ClientContext, Defense, apply_defenses, label_defenses
 from engine.federation import Head, Update, compute_update
@@ -40,11 +39,14 @@ from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.oracle import project
 from engine.scoring.perceptual import Perceptual
 from engine.scoring.reconstructions import Trace, score
+from engine.scoring.variants import CONTROLS
 from engine.seeding import stream, stream_seed
 
 # The controls that search nothing.
 UNSEARCHED: Final = ("prior_only", "oracle")
 PRIOR_DRAWS = 64
+# The stream that searches of attacks draw from.
+ATTACK_STREAM: Final = "ggl"
 # How white-box attacks compare candidates.
 DIFFERENTIATED: Final = "one update a candidate, differentiated"
 
@@ -67,7 +69,7 @@ class TrialSpec:
         images: Private images ``B`` of every client: client ``i`` holds those from ``i * B`` on.
         training: What clients do with them.
         precision: In which the attacker runs the generator; the oracle runs it in single precision.
-        of: Name of the attack that ``shuffled`` belongs to; empty for all others.
+        of: Name of the attack that ``shuffled`` or ``random_best`` belongs to; empty for others.
     """
 
     id: str
@@ -304,8 +306,10 @@ def victim_of(spec: TrialSpec, lab: Lab) -> int:
 
 
 def search_seed(spec: TrialSpec) -> int:
-    """Returns the root of the search's randomness."""
-    return stream_seed(spec.seed, spec.attack, spec.target)
+    """Returns the root of the search's randomness: one for all attacks, by whatever name."""
+    return stream_seed(
+        spec.seed, spec.attack if spec.attack in CONTROLS else ATTACK_STREAM, spec.target
+    )
 
 
 def observe(spec: TrialSpec, lab: Lab, victim: int) -> tuple[Update, float]:
@@ -387,9 +391,15 @@ def _search(
 def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:
     """Draws images of the inferred classes: all an attacker has who ignores the update's rest."""
     # The prior is that of the generator's own latents, whatever space the attack searches.
-    settings = replace(spec.settings, space="gaussian", space_settings={}, label_hypotheses=1)
-    if settings.label_inference == JOINT:
-        settings = replace(settings, label_inference="row_sum")
+    # The classes are those of the better rule, so that the floor is one for all attacks.
+    settings = replace(
+        spec.settings,
+        space="gaussian",
+        space_settings={},
+        label_hypotheses=1,
+        label_inference="bias" if lab.head.has_bias else "row_sum",
+        adaptive=True,
+    )
     objective = prepare_objective(observed, knowledge_of(spec, lab), settings)
     rng = stream(spec.seed, "prior_only", spec.target)
     latents = torch.randn(PRIOR_DRAWS, spec.images * lab.generator.latent_dim, generator=rng)

@@ -516,7 +516,7 @@ def test_every_attack_has_its_trials_and_shuffled_controls_beside_the_common_one
         "defense0-random_best-target0",
         "any-oracle-target0",
     ]
-    assert [spec.of for spec in specs.values()] == ["", "", "", "", "dlg", "ggl", "ggl", "", ""]
+    assert [spec.of for spec in specs.values()] == ["", "", "", "", "dlg", "ggl", "ggl", "ggl", ""]
     random = specs["defense0-random_best-target0"]
     assert (random.settings.space, random.settings.searcher, random.budget) == ("raw", "random", 50)
 

@@ -56,3 +56,26 @@ def test_overrides_choose_the_scale_and_come_last(tmp_path):
     assert (full.scale, full.targets, full.attack.budget) == ("full", 8, 1000)
     assert (small.scale, small.targets, small.attack.budget) == ("small", 2, 30)
     assert (own.targets, own.attack.budget) == (2, 40)
+
+
+def test_a_scale_that_no_file_has_is_refused_but_a_resolved_plan_keeps_its_own(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("targets: 8\nscale: small\n")
+
+    plan, _ = read_plan(path)
+
+    assert plan.scale == "small"
+    with pytest.raises(PlanError, match="Expected --set scale with a plan that has scales"):
+        read_plan(path, ["scale=full"])
+    path.write_text("scales: {full: {}}\n")
+    with pytest.raises(PlanError, match=r"scale: expected a name, got \['full'\]"):
+        read_plan(path, ["scale=[full]"])
+
+
+def test_an_override_within_what_is_null_fills_it_in(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("attacks:\n  dlg:\n  ggl:\n")
+
+    plan, _ = read_plan(path, ["attacks.dlg.budget=7"])
+
+    assert [one.budget for one in plan.lineup()] == [7, 1000]

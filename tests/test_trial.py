@@ -456,3 +456,18 @@ def test_pixels_without_a_box_are_scored_as_images(embedded):
     assert found.images.min() >= 0
     assert found.images.max() <= 1
     assert found.matching == "one update a candidate, differentiated"
+
+
+def test_attacks_of_other_names_start_alike_and_share_a_floor(embedded):
+    settings = PRESETS["inverting_gradients"]
+    named = [spec_of(name, budget=24, settings=settings) for name in ("a", "b")]
+    adaptive = spec_of("c", budget=24, settings=dataclasses.replace(settings, adaptive=True))
+    floors = [spec_of("prior_only", settings=PRESETS[name]) for name in ("ggl", "default", "dlg")]
+
+    first, second, third = (run_trial(spec, embedded) for spec in (*named, adaptive))
+    images = [run_trial(spec, embedded).images for spec in floors]
+
+    assert_equal_results(first, second)
+    np.testing.assert_array_equal(first.losses, third.losses)  # Undefended they are the same.
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])

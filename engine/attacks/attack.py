@@ -1,7 +1,7 @@
 """An attack: how a latent search against an observed update is set up, and its presets."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
 from engine.attacks.restarts import Restarts
 from engine.attacks.search import History, Progress, Steps, run_steps, search_steps
-from engine.attacks.searchers import Searcher, make_searcher, takes_image_shape
+from engine.attacks.searchers import Searcher, make_searcher, takes_images
+from engine.attacks.searchers.base import DetailSearcher
 from engine.attacks.settings import AttackSettings
 from engine.attacks.spaces import entered, space_of
 from engine.defenses.base import estimate_imitations
@@ -57,8 +58,10 @@ def prepare_objective(
     observed: Update, knowledge: ThreatKnowledge, settings: AttackSettings
 ) -> GradientMatchingObjective:
     """Infers the labels, estimates the defense, and returns the loss to be searched."""
+    if not settings.adaptive:
+        knowledge = replace(knowledge, defense_kinds=())
     imitation = estimate_imitations(
-        knowledge.defense_kinds if settings.adaptive else (),
+        knowledge.defense_kinds,
         observed,
         head=knowledge.head,
         published_code=settings.published_code,
@@ -119,6 +122,7 @@ def attack_steps(
     if searcher is None:
         searcher = searcher_of(settings, space, budget=budget, seed=seed)
     population = min(searcher.preferred_population, budget)
+    wanted = searcher.wants if isinstance(searcher, DetailSearcher) else None
     result = yield from search_steps(
         objective,
         searcher,
@@ -143,7 +147,7 @@ def attack_steps(
         losses=result.losses,
         nonfinite=result.nonfinite,
         population=population,
-        chunk_size=min(population, objective.chunks.size),
+        chunk_size=min(population, objective.chunks_for(wanted).size),
     )
 
 
@@ -180,9 +184,7 @@ def searcher_of(
         PlanError: If it cannot be built of these settings, or not for so small a budget.
     """
     each = max(1, budget // settings.restarts)
-    make_lone = partial(
-        lone_searcher, settings, budget=each, seed=seed, image_shape=_image_shape(space)
-    )
+    make_lone = partial(lone_searcher, settings, budget=each, seed=seed, images=_images(space))
     if not isinstance(space, LabelledSpace):
         return _restarted(partial(make_lone, space.dim), settings, settings.restarts, budget)
     lone = make_lone(space.dim - 1)
@@ -214,7 +216,7 @@ def lone_searcher(
     *,
     budget: int,
     seed: int,
-    image_shape: tuple[int, int, int] | None = None,
+    images: tuple[int, int, int, int] | None = None,
 ) -> Searcher:
     """Returns one searcher of an attack whose root of randomness is ``seed``.
 
@@ -224,13 +226,13 @@ def lone_searcher(
         place: Which of several searchers it is, counted from 0.
         budget: Candidate evaluations it will spend.
         seed: The root.
-        image_shape: ``(ch, H, W)`` of the images whose pixels are searched, if they are.
+        images: ``(B, ch, H, W)`` of the images whose pixels the first coordinates are, if any are.
 
     Raises:
         PlanError: If it cannot be built of these settings.
     """
     own = ("searcher", place) if place else ("searcher",)
-    shape = {"image_shape": image_shape} if takes_image_shape(settings.searcher) else {}
+    shape = {"images": images} if takes_images(settings.searcher) else {}
     return make_searcher(
         settings.searcher,
         dim=dim,
@@ -241,11 +243,11 @@ def lone_searcher(
     )
 
 
-def _image_shape(space: LatentSpace) -> tuple[int, int, int] | None:
+def _images(space: LatentSpace) -> tuple[int, int, int, int] | None:
     """Returns the shape of the images whose pixels a space searches; None if it searches none."""
     if isinstance(space, LabelledSpace | JointLabelSpace):
-        return _image_shape(space.latents)
-    return space.image_shape if isinstance(space, PixelLatentSpace) else None
+        return _images(space.latents)
+    return (space.images, *space.image_shape) if isinstance(space, PixelLatentSpace) else None
 
 
 def run_attack(

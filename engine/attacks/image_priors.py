@@ -7,9 +7,11 @@ from typing import Final
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine.precision import tensor_float
+
 # Candidates' images (C, B, ch, H, W) in [0, 1] and the target model to penalties (C,).
 ImagePrior = Callable[[Tensor, nn.Module], Tensor]
-# Factor of the first BatchNorm layer in GradInversion, whose statistics are those of the colours.
+# Factor of the first BatchNorm layer, whose statistics are nearest to the pixels'.
 FIRST_LAYER: Final = 10.0
 
 
@@ -17,7 +19,7 @@ def total_variation(images: Tensor, model: nn.Module) -> Tensor:
     """Mean absolute difference of neighbouring pixels, along rows plus along columns, ``(C,)``.
 
     The anisotropic form of `Inverting Gradients <https://arxiv.org/abs/2003.14053>`_ (Geiping et
-    al. 2020), whose images have twice this scale.
+    al. 2020), whose images are divided by their deviation, and vary more by that.
     """
     del model
     rows = images.diff(dim=-1).abs().flatten(1).mean(1)
@@ -30,13 +32,14 @@ def image_norm(images: Tensor, model: nn.Module) -> Tensor:
     return (2 * images - 1).square().flatten(1).mean(1) / 2
 
 
+@tensor_float(False)
 def batch_norm(images: Tensor, model: nn.Module) -> Tensor:
     """Distance of each BatchNorm's input from the statistics that it has stored, ``(C,)``.
 
-    The sum over layers of ``||mean - stored|| + ||variance - stored||``, the first layer's tenfold
-    (`GradInversion <https://arxiv.org/abs/2104.07586>`_, Yin et al. 2021): over a candidate's ``B``
-    images and all their positions. Zero where none are stored, and for a model that was never
-    trained, whose say nothing.
+    The sum over layers of ``||mean - stored|| + ||variance - stored||``, over a candidate's ``B``
+    images and all their positions (`GradInversion <https://arxiv.org/abs/2104.07586>`_, Yin et al.
+    2021); the first layer's tenfold, as later implementations have it. Zero where none are stored,
+    and for a model that was never trained, whose say nothing.
     """
     penalties = images.new_zeros(len(images))
     with _inputs_of_batch_norms(model) as inputs:

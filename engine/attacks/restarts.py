@@ -59,7 +59,7 @@ class Restarts:
             raise PlanError(
                 f"Expected a budget of at least {restarts * self.preferred_population}, a "
                 f"generation of {self.preferred_population} for each of {restarts} restarts, got "
-                f"attack.budget: {budget}. Raise it, or lower attack.restarts."
+                f"budget: {budget}. Raise it, or lower restarts."
             )
 
     @property

@@ -15,7 +15,7 @@ from engine.defenses.base import Imitation
 from engine.errors import PlanError
 
 # Arguments of searchers that come from the search, not from a plan.
-RESERVED: Final = frozenset({"dim", "budget", "seed", "image_shape"})
+RESERVED: Final = frozenset({"dim", "budget", "seed", "images"})
 
 
 @dataclass(frozen=True, kw_only=True)

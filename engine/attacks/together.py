@@ -9,6 +9,7 @@ from engine.attacks.matching import Moments, Observation, filled_up
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.scores import Scores
 from engine.attacks.search import Evaluation
+from engine.precision import tensor_float
 
 MatchingEvaluation = Evaluation[GradientMatchingObjective]
 
@@ -70,6 +71,7 @@ def _score(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
     return [next(found[one.wanted == "gradients"]) for one in parts]
 
 
+@tensor_float(False)
 @torch.enable_grad()
 def _differentiated(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
     """Returns the scores of each with the gradients of its losses.

@@ -64,6 +64,9 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
             summary=summary,
             rows=[(row, bar_of(row.leakage)) for row in rows],
             several_attacks=tables.several_attacks(rows),
+            white_box=any(
+                "differentiated" in (trial.get("matching") or "") for trial in summary["trials"]
+            ),
             seeds=len({trial["seed"] for trial in summary["trials"]}),
             figures=list(_figures(summary, rows)),
             with_images=images is not None,

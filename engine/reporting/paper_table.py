@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from engine.reporting.tables import MISSING, defenses_of, number, significant
+from engine.reporting.tables import MISSING, defenses_of, in_markdown, number, significant
 from engine.scoring.metrics import PAPER_PSNR, paper_mse
 from engine.scoring.variants import is_attack
 
@@ -34,7 +34,7 @@ def paper_rows(summary: Mapping[str, Any]) -> list[Sequence[str]]:
 def paper_markdown(summary: Mapping[str, Any]) -> str:
     """Returns the table in Markdown, ending in a newline, with the convention it is in."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *paper_rows(summary)]
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    table = "".join(f"| {' | '.join(map(in_markdown, cells))} |\n" for cells in lines)
     return f"In the convention of Li et al. (2022): {CONVENTION}.\n\n{table}"
 
 

@@ -220,7 +220,7 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     rows = table_rows(summary)
     for row in rows:
         cells = _markdown_cells(row, with_name=several_attacks(rows))
-        lines.append([_in_markdown(cell) for cell in cells])
+        lines.append([in_markdown(cell) for cell in cells])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -233,7 +233,10 @@ def _row(
     by = attack.get("by") or ""
 
     def psnr_of(control: str) -> float | None:
-        return estimate_of(find_group(summary, defense, control, by), "psnr").mean
+        group = find_group(summary, defense, control, by)
+        # Another attack's random search has another budget, and may have another space.
+        others = attack and group.get("of") not in (None, attack["attack"])
+        return None if others else estimate_of(group, "psnr").mean
 
     identified = attack.get("identification") or {}
     return TableRow(
@@ -312,7 +315,7 @@ def _bracketed(mean: str, bounds: str) -> str:
     return f"{mean} ({bounds})" if bounds else mean
 
 
-def _in_markdown(cell: str) -> str:
+def in_markdown(cell: str) -> str:
     """Escapes what would break out of a Markdown cell."""
     for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
         cell = cell.replace(character, escaped)

@@ -67,6 +67,7 @@ def _summarise(
     return {
         "defense": defense,
         "attack": attack,
+        "of": members[0]["of"],
         "searcher": members[0]["searcher"],
         "by": by,
         "n": len(members),

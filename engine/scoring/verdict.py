@@ -44,7 +44,9 @@ class Finding:
 UNCHANGED: Final = 1e-6
 
 
-def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
+def judge(
+    groups: Sequence[Group], *, missing: int, controls: Sequence[str] = (*REFERENCES, CEILING)
+) -> dict[str, Any]:
     """Returns the verdict of an audit: a status, a sentence, and what is found of each defense.
 
     The attack has to be seen working before its failure can speak for a defense: unless, without
@@ -58,11 +60,18 @@ def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
         groups: Groups as :func:`engine.scoring.groups.summarise_groups` returns them.
         missing: Trials without a result, failed or not run; with any, no defense is said to show
             no leak.
+        controls: Those the audit was to run. Without all that a verdict needs nothing is judged, as
+            ``judged`` says then.
     """
+    left_out = [name for name in (*REFERENCES, CEILING) if name not in controls]
+    reason = f"the plan leaves out {', '.join(left_out)}, without which nothing is judged."
     attacks = [group for group in groups if is_attack(group)]
     names = list(dict.fromkeys(attack["by"] for attack in attacks)) or [""]
     known = {name: _groups_of(name, groups) for name in names}
-    why_not = {name: _why_undefended_attack_fails(found) for name, found in known.items()}
+    why_not = {
+        name: reason if left_out else _why_undefended_attack_fails(found)
+        for name, found in known.items()
+    }
     findings = [
         _judge_defense(attack, known[attack["by"]], why_not[attack["by"]], missing)
         for attack in attacks
@@ -71,6 +80,7 @@ def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
     return {
         "status": status,
         "sentence": sentence,
+        "judged": not left_out,
         "defenses": [asdict(finding) for finding in findings],
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.attacks import prepare_objective, run_attack
-from engine.errors import AuditError
+from engine.errors import AuditError, PlanError
 from engine.lab import trial_specs
 from engine.plan import Plan, make_plan
 from engine.scoring.variants import CONTROLS
@@ -46,6 +46,11 @@ class Tuned:
 
 def with_settings(plan: Plan, settings: Point) -> Plan:
     """Returns the plan with some keys set; raises PlanError if it cannot be."""
+    if plan.attacks is not None:
+        raise PlanError(
+            f"Expected one attack to tune, got attacks: {', '.join(plan.attacks)}. Give a plan "
+            "with attack in place of them."
+        )
     values = plan.to_dict()
     for key, value in settings.items():
         *parents, last = key.split(".")

@@ -119,3 +119,24 @@ def test_labels_searched_jointly_are_those_of_the_images():
     assert found.latent.shape == (1, 2 * 36 + 2 * CLASSES)
     assert found.images.shape == (2, *SHAPE)
     assert found.loss < 1e-6
+
+
+def test_the_box_of_pixels_is_none_of_joint_labels():
+    found, _ = attack("inverting_gradients", build(linear, 0), budget=800, label_inference="joint")
+
+    assert found.latent[0, :36].abs().max() <= 1
+    assert found.latent[0, 36:].abs().max() > 1
+
+
+def test_an_attack_that_knows_of_no_defense_infers_labels_without_it(monkeypatch):
+    seen = []
+
+    def infer(rule, observed, knowledge, **rest):
+        seen.append(knowledge.defense_kinds)
+        return ((LABEL,),)
+
+    monkeypatch.setattr("engine.attacks.attack.plausible_labels", infer)
+    for adaptive in (True, False):
+        attack("idlg", build(linear, 0), budget=4, adaptive=adaptive)
+
+    assert seen == [("none",), ()]

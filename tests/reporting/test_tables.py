@@ -160,3 +160,18 @@ def test_the_widest_figures_still_fit_the_terminal(summary):
     assert "…" not in text
     for expected in ("123450 %", "−1234 to 1234 %", "100.0 to 100.0", "100 to 100 %", "no leak"):
         assert expected in text
+
+
+def test_random_search_stands_beside_the_attack_whose_it_is_alone(summary):
+    with_second_searcher(summary, ggl=15.5, shuffled=9.5)
+    for group in summary["groups"]:
+        group["of"] = "ggl" if group["attack"] == "random_best" else None
+        if group["by"] == "random" and group["attack"] == "ggl":
+            group["attack"] = "dlg"
+
+    rows = table_rows(summary)
+
+    assert [(row.by, row.random_best) for row in rows[:2]] == [
+        ("nevergrad:DiagonalCMA", 13.37),
+        ("random", None),
+    ]

@@ -248,3 +248,14 @@ def test_a_searchers_attack_is_held_against_its_own_shuffled_control():
 
     assert by_searcher(verdict) == {("none", "cma"): "leaks", ("none", "sepcma"): "inconclusive"}
     assert verdict["sentence"].startswith("Without a defense, the update leaks: by cma, 60%")
+
+
+def test_an_audit_whose_plan_leaves_out_a_verdicts_controls_is_not_judged():
+    groups = [g for g in audit(none=(LEAK, SEEN), weak=(LEAK, SEEN)) if g["attack"] != "shuffled"]
+
+    asked = judge(groups, missing=0)
+    unasked = judge(groups, missing=0, controls=("prior_only", "oracle"))
+
+    assert (asked["status"], asked["judged"]) == ("inconclusive", True)
+    assert (unasked["status"], unasked["judged"]) == ("inconclusive", False)
+    assert "the plan leaves out shuffled, without which nothing is judged" in unasked["sentence"]

@@ -81,3 +81,10 @@ def test_a_failure_is_told_with_its_reason(monkeypatch):
 
     assert set(reported[0]) == {"error"}
     assert "regulariser" in reported[0]["error"]
+
+
+def test_several_attacks_are_not_tuned():
+    plan = make_plan({"attacks": {"dlg": {}, "ggl": {}}}, source="test")
+
+    with pytest.raises(PlanError, match="Expected one attack to tune, got attacks: dlg, ggl"):
+        with_settings(plan, {"attack.restarts": 2})

@@ -1,3 +1,4 @@
+import copy
 import io
 import json
 import re
@@ -67,9 +68,10 @@ def test_results_equal_those_of_the_same_trials_run_without_ray_to_the_bit(finis
     folder, summary, _ = finished
     plan_json = json.dumps(folder.plan())
 
-    for trial in summary["trials"]:
+    for trial in copy.deepcopy(summary["trials"]):
         [spec], lab = prepare(plan_json, [trial["id"]])
         alone = run_trial(spec, lab)
+        trial.pop("by")  # Which of the audit's attacks it is, no trial knows.
         assert without_times(to_record(spec, alone)) == without_times(trial)
         np.testing.assert_array_equal(alone.images, folder.load_images(spec.id))
         if alone.evaluations:

@@ -51,7 +51,7 @@ def test_every_searcher_and_seed_attacks_every_target_and_shared_controls_run_on
 def test_each_searcher_has_its_group_row_and_verdict_with_the_means_over_seeds(finished):
     folder, summary, _ = finished
 
-    found = [(entry["defense"], entry["searcher"]) for entry in summary["verdict"]["defenses"]]
+    found = [(entry["defense"], entry["by"]) for entry in summary["verdict"]["defenses"]]
     assert found == [("none", name) for name in SEARCHERS]
     groups = {g["searcher"]: g for g in summary["groups"] if g["attack"] == "ggl"}
     for name in SEARCHERS:

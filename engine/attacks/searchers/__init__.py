@@ -34,7 +34,7 @@ __all__ = [
     "is_white_box",
     "list_searchers",
     "make_searcher",
-    "takes_image_shape",
+    "takes_images",
 ]
 
 
@@ -60,9 +60,9 @@ def make_searcher(name: str, *, dim: int, budget: int, seed: int, **settings: ob
     return SEARCHERS.make(family, dim=dim, budget=budget, seed=seed, **settings)
 
 
-def takes_image_shape(name: str) -> bool:
+def takes_images(name: str) -> bool:
     """Tells whether a searcher has a use for the shape of the images whose pixels it searches."""
-    return getattr(SEARCHERS.get(name.partition(":")[0]), "takes_image_shape", False)
+    return getattr(SEARCHERS.get(name.partition(":")[0]), "takes_images", False)
 
 
 def is_white_box(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Adam along the gradients of losses, for whoever may differentiate what makes them."""
 
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -34,8 +35,11 @@ class AdamSearcher:
         schedule: How it changes along the steps: ``constant``, ``stepwise`` or ``cosine``.
         signed: Whether Adam is given the signs of gradients alone.
         box: Largest absolute value of a coordinate, kept after every step; None for no bound.
+        images: ``(B, ch, H, W)`` of the images whose pixels the first coordinates are: the box is
+            theirs alone. None where all coordinates are alike.
     """
 
+    takes_images = True
     view: View = "normal"
     wants: Detail | None = "gradients"
 
@@ -50,6 +54,7 @@ class AdamSearcher:
         schedule: str = "constant",
         signed: bool = False,
         box: float | None = None,
+        images: tuple[int, int, int, int] | None = None,
     ) -> None:
         validate.count(population=population)
         validate.positive(learning_rate=learning_rate)
@@ -58,7 +63,9 @@ class AdamSearcher:
             validate.positive(box=box)
         self.preferred_population = population
         self._learning_rate, self._schedule = learning_rate, SCHEDULES[schedule]
-        self._signed, self._box = signed, np.inf if box is None else box
+        self._signed = signed
+        self._box = np.full(dim, np.inf)
+        self._box[: None if images is None else prod(images)] = np.inf if box is None else box
         self._planned = max(1, budget // population)
         self._rng = np.random.default_rng(seed)
         self._points = self._draw((population, dim))

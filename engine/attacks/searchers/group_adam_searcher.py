@@ -1,5 +1,6 @@
 """Adam on several points that are drawn towards what they agree on, as in GradInversion."""
 
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -30,12 +31,10 @@ class GroupAdamSearcher(AdamSearcher):
         seed: Seeds the first points and the noise.
         consistency: Factor of the penalty.
         noise: Deviation of the noise on a step, in units of the step size.
-        image_shape: ``(ch, H, W)`` of the images whose pixels the first coordinates are, one image
-            after the other; None where they are no pixels: then nothing is registered.
+        images: ``(B, ch, H, W)`` of the images whose pixels the first coordinates are; None where
+            they are no pixels: then nothing is registered.
         settings: Further ones of ``adam``.
     """
-
-    takes_image_shape = True
 
     def __init__(
         self,
@@ -45,7 +44,7 @@ class GroupAdamSearcher(AdamSearcher):
         seed: int,
         consistency: float = 0.01,
         noise: float = 0.2,
-        image_shape: tuple[int, int, int] | None = None,
+        images: tuple[int, int, int, int] | None = None,
         population: int = 8,
         learning_rate: float = 0.1,
         schedule: str = "cosine",
@@ -61,9 +60,10 @@ class GroupAdamSearcher(AdamSearcher):
             schedule=schedule,
             signed=signed,
             box=box,
+            images=images,
         )
         validate.in_range(0, 1e9, consistency=consistency, noise=noise)
-        self._consistency, self._noise, self._shape = consistency, noise, image_shape
+        self._consistency, self._noise, self._images = consistency, noise, images
 
     def _pulled(self, own: np.ndarray, gradients: np.ndarray) -> np.ndarray:
         away = (self._points - self._consensus())[own]
@@ -79,10 +79,10 @@ class GroupAdamSearcher(AdamSearcher):
     def _consensus(self) -> np.ndarray:
         """Returns the mean of all points ``(population, dim)``, as each of them would show it."""
         mean = np.broadcast_to(self._points.mean(axis=0), self._points.shape).copy()
-        if self._shape is None:
+        if self._images is None:
             return mean
-        pixels = self._points.shape[1] // np.prod(self._shape) * np.prod(self._shape)
-        images = self._points[:, :pixels].reshape(len(mean), -1, *self._shape)
+        pixels = prod(self._images)
+        images = self._points[:, :pixels].reshape(len(mean), *self._images)
         mean[:, :pixels] = registered_means(images).reshape(len(mean), -1)
         return mean
 

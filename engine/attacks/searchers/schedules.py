@@ -15,7 +15,7 @@ def constant(progress: float) -> float:
 
 
 def stepwise(progress: float) -> float:
-    """Returns 1, a tenth less from each of 3/8, 5/8 and 7/8 of the steps on (Geiping et al.)."""
+    """Returns 1, then a tenth of it from each of 3/8, 5/8 and 7/8 of the steps on (IG)."""
     return 0.1 ** sum(progress >= milestone for milestone in MILESTONES)
 
 
