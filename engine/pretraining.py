@@ -19,7 +19,8 @@ from engine.checkpoints import file_sha256
 from engine.federation.target_models import make_target_model
 from engine.federation.training import accuracy, train_classifier
 from engine.generators.public_images import CLASSES, IMAGE_SHAPE
-from engine.generators.training import EpochFigures, GeneratorTraining, Trainer
+from engine.generators.training import EpochFigures, GeneratorTraining
+from engine.generators.vae_gan import VaeGanTrainer as Trainer
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.frechet import frechet_distance
 from engine.scoring.metrics import psnr

@@ -4,5 +4,6 @@ from engine.generators.base import GENERATORS, Generator
 from engine.generators.deconvolutional import DeconvolutionalGenerator
 from engine.generators.loading import load_generator
 from engine.generators.mlp import MlpGenerator
+from engine.generators.upsampling import UpsamplingGenerator
 
 __all__ = ["GENERATORS", "DeconvolutionalGenerator", "Generator", "MlpGenerator", "load_generator"]
