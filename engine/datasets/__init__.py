@@ -1,5 +1,16 @@
 """Data sets by name: the public images of attackers, and those that simulated clients hold."""
 
 from engine.datasets.base import DATASETS, Dataset, LabelledImages, Split
+from engine.datasets.cifar10 import Cifar10
+from engine.datasets.fashion_mnist import FashionMnist
+from engine.datasets.folder import Folder
 
-__all__ = ["DATASETS", "Dataset", "LabelledImages", "Split"]
+__all__ = [
+    "DATASETS",
+    "Cifar10",
+    "Dataset",
+    "FashionMnist",
+    "Folder",
+    "LabelledImages",
+    "Split",
+]

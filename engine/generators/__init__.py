@@ -6,4 +6,11 @@ from engine.generators.loading import load_generator
 from engine.generators.mlp import MlpGenerator
 from engine.generators.upsampling import UpsamplingGenerator
 
-__all__ = ["GENERATORS", "DeconvolutionalGenerator", "Generator", "MlpGenerator", "load_generator"]
+__all__ = [
+    "GENERATORS",
+    "DeconvolutionalGenerator",
+    "Generator",
+    "MlpGenerator",
+    "UpsamplingGenerator",
+    "load_generator",
+]

@@ -32,5 +32,5 @@ def doublings(image_shape: tuple[int, int, int], *, at_least: int = 0) -> int:
 
 
 def halved(channels: int, times: int) -> list[int]:
-    """Returns ``channels`` and what is left of them after each of ``times`` halvings, at least 1."""
+    """Returns ``channels``, and what each of ``times`` halvings leaves of them: at least 1."""
     return [max(1, channels // 2**time) for time in range(times + 1)]

@@ -134,9 +134,7 @@ def _halvings(image_shape: tuple[int, int, int]) -> int:
 
 def _widths(image_shape: tuple[int, int, int]) -> list[int]:
     """Returns the channels after each halving."""
-    return [
-        min(MOST_CHANNELS, FINEST_CHANNELS * 2**time) for time in range(_halvings(image_shape))
-    ]
+    return [min(MOST_CHANNELS, FINEST_CHANNELS * 2**time) for time in range(_halvings(image_shape))]
 
 
 def _places(image_shape: tuple[int, int, int]) -> int:

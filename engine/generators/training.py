@@ -80,9 +80,7 @@ class GeneratorTraining:
             batch_size=self.batch_size,
             critic_steps=self.critic_steps,
         )
-        validate.positive(
-            learning_rate=self.learning_rate, beta=self.beta, penalty=self.penalty
-        )
+        validate.positive(learning_rate=self.learning_rate, beta=self.beta, penalty=self.penalty)
         validate.in_range(0, 0.99999, ema=self.ema)
         validate.choice(PARTNERS, partners=self.partners)
         validate.choice(PRECISIONS, precision=self.precision)
@@ -115,6 +113,8 @@ class Trainer(ABC):
     Attributes:
         figures: What a step returns, in its order.
         generator: What is being trained.
+        classes: Number of classes that encoder and critic are to tell apart.
+        steps: Steps taken, all epochs together.
         averaged: What is kept: the moving average of its weights, or itself without one.
     """
 
@@ -123,15 +123,18 @@ class Trainer(ABC):
     def __init__(
         self, images: Tensor, labels: Tensor, settings: GeneratorTraining, device: torch.device
     ) -> None:
-        self.images, self.labels, self.settings, self.device = images, labels, settings, device
+        self.images, self.settings, self.device = images, settings, device
+        # To the partners of a generator that is not conditional, all images are of one class.
+        self.labels = labels if settings.conditional else torch.zeros_like(labels)
         channels, height, width = images.shape[1:]
-        self.image_shape, self.classes = (channels, height, width), int(labels.max()) + 1
+        self.image_shape, self._classes = (channels, height, width), int(labels.max()) + 1
+        self.classes = self._classes if settings.conditional else 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(settings.seed, "weights"))
             self.generator: Any = self.placed(self._new_generator())
             self.build_partners()
         self.averaged: Any = copy.deepcopy(self.generator) if settings.ema else self.generator
-        self.epoch = 0
+        self.epoch = self.steps = 0
         self.seconds = 0.0
 
     @abstractmethod
@@ -156,6 +159,7 @@ class Trainer(ABC):
     def scheduled(self) -> tuple[torch.optim.Optimizer, ...]:
         """Returns the optimisers whose rate follows the schedule."""
 
+    @abstractmethod
     def end_epoch(self) -> None:
         """Does what is done between epochs, on the averaged generator."""
 
@@ -167,9 +171,11 @@ class Trainer(ABC):
         order = torch.randperm(len(self.images), generator=rng, device=self.device).cpu()
         sums = torch.zeros(len(self.figures), device=self.device)
         batches = _batches(order, self.settings.batch_size)
+        self.steps = self.epoch * len(batches)
         for step, rows in enumerate(batches):
             self._set_learning_rate(self.epoch + step / len(batches))
             sums += self.step(self._images(rows, rng), self.labels[rows].to(self.device), rng)
+            self.steps += 1
             self._average()
             on_batch()
         self.epoch += 1
@@ -190,7 +196,7 @@ class Trainer(ABC):
 
     def placed(self, module: nn.Module) -> Any:
         """Returns a module on the device, in the layout of memory that is soonest there."""
-        return module.to(self.device, memory_format=self._layout())
+        return module.to(self.device).to(memory_format=self.layout())
 
     def lowered(self) -> torch.autocast:
         """Returns the context in which products are done in the settings' precision."""
@@ -200,27 +206,26 @@ class Trainer(ABC):
 
     def randn(self, count: int, rng: torch.Generator) -> Tensor:
         """Returns latents ``(count, d)`` of N(0, I)."""
-        return torch.randn(
-            (count, self.settings.latent_dim), generator=rng, device=self.device
-        )
+        return torch.randn((count, self.settings.latent_dim), generator=rng, device=self.device)
 
     def _new_generator(self) -> Any:
         settings = {} if self.settings.conditional else {"conditional": False}
         return GENERATORS.make(
             self.settings.architecture,
             latent_dim=self.settings.latent_dim,
-            classes=self.classes,
+            classes=self._classes,
             image_shape=self.image_shape,
             width=self.settings.width,
             **settings,
         )
 
-    def _layout(self) -> Any:
+    def layout(self) -> Any:
+        """Returns the layout of images in memory that is soonest in the settings' precision."""
         mixed = self.settings.precision == "bfloat16"
         return torch.channels_last if mixed else torch.preserve_format
 
     def _images(self, rows: Tensor, rng: torch.Generator) -> Tensor:
-        images = self.images[rows].to(self.device).to(memory_format=self._layout()) / 255
+        images = self.images[rows].to(self.device).to(memory_format=self.layout()) / 255
         if not self.settings.flips:
             return images
         mirrored = torch.rand(len(rows), generator=rng, device=self.device) < 0.5
@@ -235,9 +240,7 @@ class Trainer(ABC):
         """Moves the average towards the weights; statistics of layers are taken as they are."""
         if not self.settings.ema:
             return
-        for kept, new in zip(
-            self.averaged.parameters(), self.generator.parameters(), strict=True
-        ):
+        for kept, new in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
             kept.lerp_(new, 1 - self.settings.ema)
         for kept, new in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
             kept.copy_(new)

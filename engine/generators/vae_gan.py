@@ -105,7 +105,7 @@ class VaeGanTrainer(Trainer):
         self.encoder.eval()
         codes = []
         for images, labels in zip(self.images.split(2000), self.labels.split(2000), strict=True):
-            placed = images.to(self.device).to(memory_format=self._layout()) / 255
+            placed = images.to(self.device).to(memory_format=self.layout()) / 255
             with self.lowered():
                 moments = self.encoder(placed, labels.to(self.device))
             codes.append([moment.float() for moment in moments])

@@ -1,7 +1,7 @@
 """The evaluation classifier: a judge that no attack ever uses."""
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from torch import Tensor, nn
 
@@ -9,8 +9,6 @@ from engine import validate
 from engine.checkpoints import check_sha256, load_weights, read_card, read_tensors
 from engine.errors import InputError, PlanError
 
-
-Body = Literal["small", "deep"]
 BODIES: Final = ("small", "deep")
 FEATURES: Final = 64
 
@@ -29,9 +27,10 @@ class EvaluationClassifier(nn.Module):
     """
 
     def __init__(
-        self, *, image_shape: tuple[int, int, int], classes: int, body: Body = "small"
+        self, *, image_shape: tuple[int, int, int], classes: int, body: str = "small"
     ) -> None:
         super().__init__()
+        validate.choice(BODIES, body=body)
         self.image_shape = image_shape
         self.layers = _small(image_shape) if body == "small" else _deep(image_shape)
         self.classifier = nn.Linear(FEATURES, classes)
@@ -96,13 +95,14 @@ def load_classifier(weights: Path, *, sha256: str | None = None) -> EvaluationCl
         channels, height, width = card["settings"]["image_shape"]
         classes = card["settings"]["classes"]
         body = card["settings"].get("body", "small")
-        validate.choice(BODIES, body=body)
+        classifier = EvaluationClassifier(
+            image_shape=(channels, height, width), classes=classes, body=body
+        )
     except (KeyError, TypeError, ValueError, PlanError) as error:
         raise InputError(
             f"Expected image_shape and classes in {weights.with_suffix('.json')}, "
             f"but they are incomplete: {error}."
         ) from error
-    classifier = EvaluationClassifier(image_shape=(channels, height, width), classes=classes, body=body)
     load_weights(classifier, tensors, source=str(weights))
     classifier.eval().requires_grad_(False)
     return classifier

@@ -6,7 +6,9 @@ import torch
 
 from engine.errors import InputError, PlanError
 from engine.generators import training_state
-from engine.generators.training import Critic, Encoder, GeneratorTraining, Trainer
+from engine.generators.partners import Critic, Encoder
+from engine.generators.recipes import RECIPES
+from engine.generators.training import GeneratorTraining
 from tests.conftest import build, seeded
 
 CPU = torch.device("cpu")
@@ -18,7 +20,8 @@ SETTINGS = GeneratorTraining(
 def trainer_of(settings=SETTINGS, images=None):
     if images is None:
         images = (torch.rand(64, 1, 8, 8, generator=seeded(0)) * 255).to(torch.uint8)
-    return Trainer(images, torch.arange(len(images)) % 2, settings, CPU)
+    labels = torch.arange(len(images)) % 2
+    return RECIPES.get(settings.recipe)(images, labels, settings, CPU)
 
 
 def run(trainer, epochs):
@@ -50,14 +53,14 @@ def test_reports_the_figures_of_every_epoch(uninterrupted):
     figures, _ = uninterrupted
 
     assert [figure.epoch for figure in figures] == [1, 2, 3]
-    assert all(0 < figure.squared_error < 1 for figure in figures)
-    assert all(figure.divergence >= 0 for figure in figures)
+    assert all(0 < figure.values["squared error"] < 1 for figure in figures)
+    assert all(figure.values["divergence"] >= 0 for figure in figures)
 
 
 def test_the_critic_joins_after_its_epochs(uninterrupted):
     figures, _ = uninterrupted
 
-    assert [figure.critic_loss > 0 for figure in figures] == [False, True, True]
+    assert [figure.values["critic"] > 0 for figure in figures] == [False, True, True]
 
 
 def test_a_step_follows_the_stated_losses():
@@ -69,7 +72,7 @@ def test_a_step_follows_the_stated_losses():
         copy.deepcopy(module) for module in (trainer.generator, trainer.encoder, trainer.critic)
     )
 
-    figures = trainer._step(images, labels, seeded(9))
+    figures = trainer.step(images, labels, seeded(9))
 
     rng = seeded(9)
     noise, latents = (torch.randn(64, 2, generator=rng) for _ in range(2))
@@ -104,7 +107,7 @@ def test_every_epoch_draws_an_order_of_its_own(monkeypatch):
         seen.append(images)
         return torch.zeros(3)
 
-    monkeypatch.setattr(trainer, "_step", step)
+    monkeypatch.setattr(trainer, "step", step)
     run(trainer, 2)
 
     first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
@@ -137,7 +140,7 @@ def test_reconstructions_of_two_plain_classes_become_better(architecture):
 
     figures = run(trainer_of(settings, images), 8)
 
-    assert figures[-1].squared_error < 0.5 * figures[0].squared_error
+    assert figures[-1].values["squared error"] < 0.5 * figures[0].values["squared error"]
 
 
 def test_equal_settings_train_equal_generators(uninterrupted):
@@ -262,7 +265,7 @@ def test_a_last_batch_of_one_image_is_no_obstacle():
 
     figures = run(trainer_of(images=images), 2)
 
-    assert all(0 < figure.squared_error < 1 for figure in figures)
+    assert all(0 < figure.values["squared error"] < 1 for figure in figures)
 
 
 def test_the_learning_rate_decays_by_a_cosine_to_a_hundredth():
