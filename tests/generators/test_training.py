@@ -295,9 +295,116 @@ def test_the_critic_scores_images_by_their_class():
     assert not torch.allclose(first, second)
 
 
+CONVOLUTIONAL = dataclasses.replace(SETTINGS, architecture="upsampling", partners="convolutional")
+
+
+def test_convolutional_partners_reconstruct_better_from_epoch_to_epoch():
+    figures = run(trainer_of(CONVOLUTIONAL), 3)
+
+    assert figures[-1].values["squared error"] < figures[0].values["squared error"]
+    assert figures[-1].values["critic"] > 0
+
+
+def test_the_generators_step_leaves_no_slopes_with_the_critic():
+    trainer = trainer_of(dataclasses.replace(CONVOLUTIONAL, adversarial_after=0))
+    trainer._step_critic = lambda *_: torch.zeros(())
+
+    trainer.step(trainer.images / 255, trainer.labels, seeded(0))
+
+    assert all(parameter.grad is None for parameter in trainer.critic.parameters())
+    assert all(parameter.requires_grad for parameter in trainer.critic.parameters())
+
+
+def test_the_average_of_the_weights_follows_them_by_its_decay():
+    trainer = trainer_of(dataclasses.replace(SETTINGS, ema=0.75, batch_size=64))
+    weight = trainer.generator.layers[0].weight
+    before = weight.detach().clone()
+
+    run(trainer, 1)
+
+    expected = 0.75 * before + 0.25 * weight
+    torch.testing.assert_close(trainer.averaged.layers[0].weight, expected)
+    for name in ("running_mean", "running_var"):
+        kept, new = (getattr(g.layers[1], name) for g in (trainer.averaged, trainer.generator))
+        assert torch.equal(kept, new)
+    assert torch.equal(trainer.averaged.prior.mean, trainer.generator.prior.mean)
+
+
+def test_without_an_average_the_generator_itself_is_kept():
+    trainer = trainer_of()
+
+    assert trainer.averaged is trainer.generator
+    assert "averaged" not in trainer._all_parts()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ema": 0.9},
+        {"precision": "bfloat16"},
+        {"flips": True},
+        {"conditional": False},
+        {"partners": "convolutional"},
+    ],
+)
+def test_with_any_setting_a_resumed_training_equals_an_uninterrupted_one(change, tmp_path):
+    settings = dataclasses.replace(CONVOLUTIONAL, epochs=2, **change)
+    whole, interrupted, resumed = (trainer_of(settings) for _ in range(3))
+    figures = run(whole, 2)
+    run(interrupted, 1)
+    interrupted.save(tmp_path)
+
+    resumed.resume(tmp_path)
+
+    assert run(resumed, 1) == figures[1:]
+    assert_equal_tensors(tensors_of(resumed), tensors_of(whole))
+    assert torch.equal(resumed.averaged.prior.scale, whole.averaged.prior.scale)
+
+
+def test_mixed_precision_trains_single_precision_weights():
+    trainer = trainer_of(dataclasses.replace(CONVOLUTIONAL, precision="bfloat16"))
+    run(trainer, 2)
+
+    floating = [t for t in tensors_of(trainer).values() if t.is_floating_point()]
+    assert all(tensor.dtype == torch.float32 for tensor in floating)
+    assert (
+        trainer.images[:4]
+        .to(memory_format=trainer.layout())
+        .is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def test_half_of_the_images_are_mirrored():
+    images = torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    images[:, :, :, 0] = 255
+    trainer = trainer_of(dataclasses.replace(SETTINGS, flips=True), images)
+
+    batch = trainer._images(torch.arange(400), seeded(0))
+
+    left = batch[:, 0, 0, 0] == 1
+    assert torch.equal(batch[:, 0, 0, 7] == 1, ~left)
+    assert 150 < left.sum() < 250
+
+
+def test_without_condition_all_images_are_of_one_class():
+    trainer = trainer_of(dataclasses.replace(SETTINGS, conditional=False))
+    run(trainer, 2)
+
+    assert trainer.generator.classes == 2
+    assert trainer.generator.prior.mean.shape == (1, 2)
+    latents = torch.randn(2, 2, generator=seeded(0))
+    images = trainer.generator.eval()(latents[[0, 0]], torch.tensor([0, 1]))
+    assert torch.equal(images[0], images[1])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"ema": 1.0}, "Expected ema between"),
+        ({"partners": "big"}, "Expected partners to be one of: small, convolutional"),
+        ({"precision": "float16"}, "Expected precision to be one of: float32, bfloat16"),
+        ({"critic_steps": 0}, "Expected critic_steps"),
+        ({"recipe": "gan"}, "Unknown training recipe"),
         ({"latent_dim": 0}, "Expected latent_dim to be a whole number"),
         ({"epochs": 1.5}, "Expected epochs to be a whole number"),
         ({"learning_rate": 0}, "Expected learning_rate > 0"),

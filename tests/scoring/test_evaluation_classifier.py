@@ -13,15 +13,23 @@ IMAGE_SHAPE = (1, 12, 16)
 
 
 @pytest.fixture
-def classifier():
-    return build(lambda: EvaluationClassifier(image_shape=IMAGE_SHAPE, classes=3), 0)
+def classifier(body):
+    return build(lambda: EvaluationClassifier(image_shape=IMAGE_SHAPE, classes=3, body=body), 0)
+
+
+@pytest.fixture(params=["small", "deep"])
+def body(request):
+    return request.param
 
 
 @pytest.fixture
-def weights(classifier, tmp_path):
+def weights(classifier, body, tmp_path):
     path = tmp_path / "judge.safetensors"
     save_file(classifier.state_dict(), path)
-    card = {"settings": {"image_shape": IMAGE_SHAPE, "classes": 3}, "sha256": file_sha256(path)}
+    settings = {"image_shape": IMAGE_SHAPE, "classes": 3}
+    if body != "small":  # Cards of older weights name no body.
+        settings["body"] = body
+    card = {"settings": settings, "sha256": file_sha256(path)}
     path.with_suffix(".json").write_text(json.dumps(card))
     return path
 
@@ -53,7 +61,15 @@ def test_other_weights_than_the_cards_are_refused(classifier, weights):
         load_classifier(weights)
 
 
-@pytest.mark.parametrize("card", [{}, {"settings": {}}, {"settings": {"classes": 3}}])
+@pytest.mark.parametrize(
+    "card",
+    [
+        {},
+        {"settings": {}},
+        {"settings": {"classes": 3}},
+        {"settings": {"classes": 3, "image_shape": IMAGE_SHAPE, "body": "huge"}},
+    ],
+)
 def test_an_incomplete_card_is_refused(card, weights):
     weights.with_suffix(".json").write_text(json.dumps(card))
 
