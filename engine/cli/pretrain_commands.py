@@ -98,6 +98,9 @@ def generator(
     samples_every: Annotated[
         int, typer.Option(help="Epochs between pictures of samples in --output; 0 for none.")
     ] = 5,
+    projected_images: Annotated[
+        int, typer.Option(min=1, help="Test images that the oracle PSNR is the mean of.")
+    ] = 200,
     tracking: Annotated[
         str | None, typer.Option(help="MLflow's URI to record it at, e.g. sqlite:///mlflow.db.")
     ] = None,
@@ -151,6 +154,7 @@ def generator(
             made=_made(seed, device),
             resume=resume,
             watch=watch,
+            measured=projected_images,
         )
     if tracker is not None:
         _told(lambda: tracker.finish(figures, settings.epochs, output / "generator.md"))

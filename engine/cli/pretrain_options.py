@@ -51,6 +51,7 @@ def load_public_data(
     """Reads both splits of what the options name."""
     from engine.pretraining import read_public_data
 
-    given: dict[str, Any] = {"size": size, "colour": colour, "skip_unreadable": skip_unreadable}
-    settings = {name: value for name, value in given.items() if value}
+    given: dict[str, Any] = {"size": size, "colour": colour or None}
+    given["skip_unreadable"] = skip_unreadable or None
+    settings = {name: value for name, value in given.items() if value is not None}
     return read_public_data(dataset, data, settings=settings, download=download, note=note)

@@ -11,12 +11,19 @@ from engine.pretraining.classifiers import (
     pretrain_target_model,
     suited_classifier,
 )
-from engine.pretraining.generators import Watch, measure_generator, pretrain_generator
+from engine.pretraining.generators import (
+    PROJECTED_IMAGES,
+    Watch,
+    measure_generator,
+    pretrain_generator,
+    write_generator,
+)
 from engine.pretraining.judges import find_judge
 from engine.pretraining.private_images import choose_private_images
 from engine.pretraining.public_data import PublicData, read_public_data
 
 __all__ = [
+    "PROJECTED_IMAGES",
     "ClassifierTraining",
     "Made",
     "PublicData",
@@ -29,4 +36,5 @@ __all__ = [
     "pretrain_target_model",
     "read_public_data",
     "suited_classifier",
+    "write_generator",
 ]

@@ -48,6 +48,7 @@ def pretrain_generator(
     made: Made,
     resume: bool,
     watch: Watch,
+    measured: int = PROJECTED_IMAGES,
 ) -> dict[str, float]:
     """Trains a generator, measures it on the test images, and writes it with its cards.
 
@@ -67,15 +68,32 @@ def pretrain_generator(
         trainer.save(output / "training")
         watch.on_epoch(epoch, _draw_samples(trainer, output, watch.samples_every))
 
-    # Contiguous: weights trained in another layout are stored and measured in the common one.
-    generator = trainer.averaged.to(memory_format=torch.contiguous_format)
-    generator = generator.cpu().eval().requires_grad_(False)
-    figures = measure_generator(generator, data.test, classifier, seed=settings.seed)
+    return write_generator(
+        trainer, data, output, classifier=classifier, made=made, measured=measured
+    )
+
+
+def write_generator(
+    trainer: Trainer,
+    data: PublicData,
+    output: Path,
+    *,
+    classifier: EvaluationClassifier | None,
+    made: Made,
+    measured: int = PROJECTED_IMAGES,
+) -> dict[str, float]:
+    """Measures what a trainer has come to, and writes it with its cards; returns the figures."""
+    settings = trainer.settings
+    generator = trainer.averaged.cpu().eval().requires_grad_(False)
+    figures = measure_generator(
+        generator, data.test, classifier, seed=settings.seed, projected=measured
+    )
     card = {
         "kind": "generator",
         "architecture": settings.architecture,
         "settings": _architecture_settings(settings, data),
         "training": asdict(settings),
+        "epochs_done": trainer.epoch,
         "training_images": len(data.train.images),
         "seconds": round(trainer.seconds),
         "figures": figures,
@@ -86,19 +104,28 @@ def pretrain_generator(
 
 
 def measure_generator(
-    generator: Any, test: LabelledImages, classifier: EvaluationClassifier | None, *, seed: int
+    generator: Any,
+    test: LabelledImages,
+    classifier: EvaluationClassifier | None,
+    *,
+    seed: int,
+    projected: int = PROJECTED_IMAGES,
 ) -> dict[str, float]:
     """Measures a generator on images it was not trained on, as far as it can be without a judge.
 
     Returns:
-        ``oracle_psnr_db``: mean PSNR of the projections of ``PROJECTED_IMAGES`` test images, spread
+        ``oracle_psnr_db``: mean PSNR of the projections of ``projected_images`` test images, spread
         evenly over them, the ceiling of every audit; ``frechet_distance``: between drawn and test
         images in the evaluation classifier's features, lower is better; ``frechet_floor``: the same
         between two halves of the test images; ``recognised``, of a conditional generator: share of
         drawn images that the evaluation classifier takes for the class they were drawn for.
     """
     images, labels = test.images, test.labels
-    figures = {"oracle_psnr_db": _oracle_psnr(generator, images, labels, seed)}
+    count = min(projected, len(images))
+    figures = {
+        "oracle_psnr_db": _oracle_psnr(generator, images, labels, count, seed),
+        "projected_images": count,
+    }
     if classifier is None:
         return figures
     latents = torch.randn(len(images), generator.latent_dim, generator=stream(seed, "samples"))
@@ -133,8 +160,7 @@ def _features(
     return real, fake, hit
 
 
-def _oracle_psnr(generator: Any, images: Tensor, labels: Tensor, seed: int) -> float:
-    count = min(PROJECTED_IMAGES, len(images))
+def _oracle_psnr(generator: Any, images: Tensor, labels: Tensor, count: int, seed: int) -> float:
     # Of a data set sorted by classes, the first ones would be of one class.
     rows = torch.arange(count) * len(images) // count
     truths = images[rows] / 255
