@@ -89,9 +89,10 @@ def decode(files: Sequence[ImageFile], decoding: Decoding) -> tuple[Tensor, Tens
         except InputError as error:
             unreadable.append(f"{file.path} ({error})")
     if unreadable and not (decoding.skip_unreadable and pictures):
+        remedy = "" if decoding.skip_unreadable else ", or leave them out with --skip-unreadable"
         raise InputError(
             f"Expected {len(files)} pictures, got {len(unreadable)} files that are none: "
-            f"{_listed(unreadable)}. Replace them, or leave them out with --skip-unreadable."
+            f"{_listed(unreadable)}. Replace them{remedy}."
         )
     _check_alike([picture.shape for picture in pictures], [file.path for file in files])
     return torch.from_numpy(np.stack(pictures)), torch.tensor(labels, dtype=torch.int64)
@@ -118,12 +119,13 @@ def _pixels(path: Path, decoding: Decoding) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             picture.load()
-            if picture.mode.startswith(("I", "F")):
-                raise InputError(f"its mode is {picture.mode}, not 8 bits a value")
-            grey = picture.mode in ("1", "L", "LA")
+            mode = picture.mode
+            grey = mode in ("1", "L", "LA")
             converted = picture.convert("L" if grey and not decoding.colour else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(type(error).__name__) from error
+    if mode.startswith(("I", "F")):
+        raise InputError(f"its mode is {mode}, not 8 bits a value")
     if decoding.size is not None:
         converted = _middle(converted, decoding.size)
     values = np.asarray(converted)

@@ -101,14 +101,14 @@ def test_the_prior_stays_the_standard_normal_one():
 def test_what_is_drawn_comes_near_to_images_of_one_brightness():
     images = torch.full((64, 1, 8, 8), 230, dtype=torch.uint8)
     settings = dataclasses.replace(
-        SETTINGS, epochs=25, learning_rate=5e-3, critic_steps=2, batch_size=16
+        SETTINGS, architecture="upsampling", width=16, epochs=30, learning_rate=5e-3, critic_steps=2
     )
     trainer = trainer_of(settings, images)
-    run(trainer, 25)
+    run(trainer, 30)
 
     generator = trainer.generator.eval()
     drawn = generator(torch.randn(20, 2, generator=seeded(1)), torch.arange(20) % 2)
-    assert drawn.mean() > 0.75
+    assert drawn.mean() > 0.7
 
 
 @pytest.mark.parametrize("before", [1, 2])
