@@ -34,6 +34,7 @@ RATIOS = {
     "speedup_vs_sequential": ("× one at a time", True),
     "speedup_vs_vmap": ("× vmap(grad)", True),
     "cost_vs_training_step": ("training steps", False),
+    "cost_vs_losses": ("× losses alone", False),
     "speedup_vs_float32": ("× float32", True),
     "max_image_error": ("largest image error", False),
     "searcher_share": ("searcher's share", False),
@@ -65,13 +66,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _chosen(pattern: str, device: torch.device) -> list[str]:
+    chosen = fnmatch.filter(cases.names(device), pattern)
+    if not chosen:
+        known = ", ".join(cases.names(device))
+        raise PlanError(f"Expected --case to match one of: {known}; got {pattern!r}.")
+    return chosen
+
+
+def _gradients(options: argparse.Namespace, device: torch.device) -> Results:
+    from benchmarks.gradients import measure_gradients
+
+    return {
+        name: measure_gradients(
+            name, population=options.population, rounds=options.rounds, device=device
+        )
+        for name in _chosen(options.case, device)
+    }
+
+
 def _objective(options: argparse.Namespace, device: torch.device) -> Results:
     from benchmarks.objective import measure_objective
 
-    chosen = fnmatch.filter(cases.names(device), options.case)
-    if not chosen:
-        known = ", ".join(cases.names(device))
-        raise PlanError(f"Expected --case to match one of: {known}; got {options.case!r}.")
     return {
         name: measure_objective(
             name,
@@ -80,7 +96,7 @@ def _objective(options: argparse.Namespace, device: torch.device) -> Results:
             sequential=options.sequential,
             device=device,
         )
-        for name in chosen
+        for name in _chosen(options.case, device)
     }
 
 
@@ -188,6 +204,13 @@ def _parser() -> argparse.ArgumentParser:
         "--sequential", type=int, default=10, help="candidates scored one at a time, then scaled"
     )
     objective.set_defaults(run=_objective)
+
+    gradients = commands.add_parser(
+        "gradients", parents=[common], help="losses of a population with their gradients"
+    )
+    gradients.add_argument("--case", default="*/squared_l2", help="pattern, e.g. 'lenet/*'")
+    gradients.add_argument("--population", type=int, default=16, help="candidates at once")
+    gradients.set_defaults(run=_gradients)
 
     searcher = commands.add_parser("searcher", parents=[common], help="ask and tell")
     searcher.add_argument("--searcher", action="append", help="e.g. nevergrad:DiagonalCMA")

@@ -3,7 +3,7 @@
 import csv
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from engine.lab import check_plan, input_hashes, trial_specs
 from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
-from engine.reporting import montage, render_page
+from engine.reporting import montage, paper_markdown, render_page
 from engine.run_folder import RunFolder, write_json
 from engine.scoring.groups import summarise_groups
 from engine.scoring.metrics import HIGHER_LEAKS
+from engine.scoring.variants import is_attack, with_names
 from engine.scoring.verdict import judge
 from engine.threat_card import threat_card
 from engine.tracking import Uploader
@@ -190,6 +191,9 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
     images = _images(folder, summary, lab)
     page = render_page(summary, images if plan.images.report else None)
     (folder.path / "report" / "index.html").write_text(page, encoding="utf-8")
+    if plan.paper_table:
+        table = paper_markdown(summary)
+        (folder.path / "report" / "paper_table.md").write_text(table, encoding="utf-8")
     if images is not None:
         (folder.private / "montage.png").write_bytes(montage(summary, images))
     folder.append_event(
@@ -204,7 +208,6 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
 def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     """Returns the summary of a run folder, see ``docs/run-folder.md``."""
     results = finished_trials(folder, plan)
-    trials = [*results.values()]
     errors = {
         event["trial"]: event["error"]
         for event in folder.events()
@@ -215,6 +218,7 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
             "id": spec.id,
             "defense": spec.defense_label,
             "attack": spec.attack,
+            "of": spec.of or None,
             "searcher": searcher_of(spec),
             "target": spec.target,
             "seed": spec.seed,
@@ -223,6 +227,8 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
         for spec in trial_specs(plan)
         if spec.id not in results and spec.id in errors
     ]
+    named = with_names([*results.values(), *failed])
+    trials, failed = named[: len(results)], named[len(results) :]
     groups = summarise_groups(trials)
     return {
         "schema_version": 1,
@@ -250,7 +256,7 @@ def finished_trials(folder: RunFolder, plan: Plan) -> dict[str, dict[str, Any]]:
 def _check_inputs(folder: RunFolder, plan: Plan) -> None:
     """Raises InputError if a file the audit started with is another one by now."""
     before, now = folder.provenance()["sha256"], input_hashes(plan)
-    changed = [name for name in now if now[name] != before.get(name)]
+    changed = [name for name in before | now if now.get(name) != before.get(name)]
     if changed:
         raise InputError(
             f"Expected the files that {folder.name} started with, but these have changed since: "
@@ -283,19 +289,23 @@ def _audit_params(plan: Plan) -> dict[str, str | float]:
         "target_model": plan.target_model.name,
         "generator": plan.generator.weights,
         "generator_precision": plan.generator.precision,
-        "preset": plan.attack.preset,
-        "searcher": ", ".join(settings.searcher for settings in plan.attack.settings()),
-        "budget": plan.attack.budget,
+        "attack": _listed(attack.name for attack in plan.lineup()),
+        "searcher": _listed(attack.settings.searcher for attack in plan.lineup()),
+        "budget": _listed(str(attack.budget) for attack in plan.lineup()),
     }
 
 
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
 def _audit_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the attack's figures by ``figure/defense``, or ``figure/defense/searcher``."""
-    attacks = [group for group in summary["groups"] if group["attack"] == "ggl"]
-    several = len({group["searcher"] for group in attacks}) > 1
+    """Returns the attack's figures by ``figure/defense``, or ``figure/defense/attack``."""
+    attacks = [group for group in summary["groups"] if is_attack(group)]
+    several = len({group["by"] for group in attacks}) > 1
     figures: dict[str, float] = {}
     for group in attacks:
-        label = group["defense"] + (f"/{group['searcher']}" if several else "")
+        label = group["defense"] + (f"/{group['by']}" if several else "")
         figures[f"psnr/{label}"] = group["metrics"]["psnr"]["mean"]
         figures[f"identification/{label}"] = group["identification"]["top1"]
         if group["leakage_fraction"]:

@@ -11,7 +11,8 @@ import torch
 from engine import assets
 from engine.checkpoints import file_sha256, read_card
 from engine.errors import InfrastructureError, InputError
-from engine.scoring.perceptual import lpips_weights
+from engine.scoring.perceptual import BACKBONES, FOLDER, lpips_weights
+from engine.setups import default_data_folder
 
 NEEDED_BYTES = 1024**3
 PACKAGES = ("torch", "ray", "cma", "nevergrad", "mlflow", "pydantic")
@@ -29,8 +30,10 @@ def examine(folder: Path) -> Iterator[str]:
     yield f"ok  {os.cpu_count()} processors"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield f"ok  GPU: {', '.join(gpus) or 'none; audits run on the processors'}"
-    measured = "measured" if lpips_weights().is_file() else "not measured, no weights"
-    yield f"ok  LPIPS: {measured} at {lpips_weights()}"
+    data = Path(default_data_folder()).absolute()
+    for name, backbone in BACKBONES.items():
+        measured = "measured" if name in lpips_weights(data) else "not measured, no weights"
+        yield f"ok  LPIPS ({backbone.name}): {measured} at {data / FOLDER / name}.safetensors"
     yield from _check_storage(folder)
     yield from _check_assets()
 

@@ -1,26 +1,31 @@
 """From a plan to what its trials share: models, images, and the trials themselves."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from engine import assets
-from engine.attacks import prepare_objective
+from engine.attacks import AttackSettings, prepare_objective
 from engine.attacks.attack import check_settings, space_to_check
 from engine.attacks.candidates import check_candidates
+from engine.attacks.spaces import PIXELS
 from engine.checkpoints import file_sha256, load_weights, read_tensors
 from engine.errors import InputError, PlanError
 from engine.federation import find_head, make_target_model
 from engine.federation.captures import read_capture
-from engine.federation.private_images import PrivateImages, load_private_images
+from engine.federation.private_images import PrivateImages
+from engine.federation.shifts import shifted
 from engine.generators import Generator, load_generator
 from engine.plan import Plan
+from engine.plan_parts import PlannedAttack
 from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
+from engine.scoring.perceptual import load_lpips, lpips_weights
+from engine.scoring.variants import CONTROLS
+from engine.setups import classifier_card, part_path, private_file, private_images_of
 from engine.trial import Lab, TrialSpec, client_update, knowledge_of
-from search_spaces.audit_grid import INDEPENDENT, GridPoint, audit_grid
+from search_spaces.audit_grid import COMMON, GridPoint, audit_grid
 
 
 def build_lab(plan: Plan, device: str = "cpu") -> Lab:
@@ -32,11 +37,13 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
     """
     place = torch.device(device)
     generator = load_generator(
-        weights_path(plan.generator.weights, "generator"), sha256=plan.generator.sha256
+        _path(plan, plan.generator.weights, "generator"), sha256=plan.generator.sha256
     )
-    private = load_private_images(weights_path(plan.data, "private_images"))
+    private = shifted(_private_images(plan), plan.shift)
     classifier = load_classifier(
-        weights_path(plan.classifier.weights, "classifier"), sha256=plan.classifier.sha256
+        _path(plan, plan.classifier.weights, "classifier"),
+        sha256=plan.classifier.sha256,
+        card=classifier_card(plan.classifier.weights),
     )
     _check_fit(plan, generator, private, classifier)
     if plan.captures:
@@ -49,7 +56,7 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         seed=plan.target_model.seed,
     )
     if plan.target_model.weights is not None:
-        path = weights_path(plan.target_model.weights, plan.target_model.name)
+        path = _path(plan, plan.target_model.weights, plan.target_model.name)
         tensors = read_tensors(path, sha256=plan.target_model.sha256)
         load_weights(model, tensors, source=str(path))
     layout = torch.channels_last if plan.generator.channels_last else torch.preserve_format
@@ -60,32 +67,54 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
         private=private.to(place),
         classifier=classifier.to(place),
         captures=tuple(read_capture(Path(path), model).to(place) for path in plan.captures),
+        perceptual={
+            name: metric.to(place) for name, metric in load_lpips(Path(plan.data_folder)).items()
+        },
     )
 
 
 def weights_path(reference: str, name: str) -> Path:
-    """Returns the path of weights given by an embedded data set's name or by a path."""
-    return assets.asset(reference, name) if reference in assets.datasets() else Path(reference)
+    """Returns the path of weights given by a data set's name or by a path."""
+    return part_path(reference, name)
+
+
+def _path(plan: Plan, reference: str, part: str) -> Path:
+    return part_path(reference, part, plan.data_folder)
+
+
+def _private_images(plan: Plan) -> PrivateImages:
+    clients = max(plan.targets, len(plan.captures), 2 if "shuffled" in plan.controls else 1)
+    return private_images_of(plan.data, plan.data_folder, needed=clients * plan.client.images)
 
 
 def input_hashes(plan: Plan) -> dict[str, str]:
-    """Returns the SHA-256 of every file the plan reads, by what it is."""
+    """Returns the SHA-256 of every file the plan reads, by what it is.
+
+    Of private images that are chosen from a data set, it is that of those images.
+    """
     files = {
-        "private_images": weights_path(plan.data, "private_images"),
-        "generator": weights_path(plan.generator.weights, "generator"),
-        "classifier": weights_path(plan.classifier.weights, "classifier"),
+        "private_images": private_file(plan.data),
+        "generator": _path(plan, plan.generator.weights, "generator"),
+        "classifier": _path(plan, plan.classifier.weights, "classifier"),
     }
     if plan.target_model.weights is not None:
-        files["target_model"] = weights_path(plan.target_model.weights, plan.target_model.name)
+        model = plan.target_model
+        files["target_model"] = _path(plan, plan.target_model.weights, model.name)
     files |= {f"capture {index}": Path(path) for index, path in enumerate(plan.captures)}
-    return {name: file_sha256(path) for name, path in files.items()}
+    files |= {f"lpips {name}": path for name, path in lpips_weights(Path(plan.data_folder)).items()}
+    return {
+        name: _private_images(plan).sha256() if path is None else file_sha256(path)
+        for name, path in files.items()
+    }
 
 
 def check_plan(plan: Plan) -> Lab:
     """Builds everything once in this process, so that a plan fails before any work is spent."""
     lab = build_lab(plan)
     _check_searchers(plan, lab)
-    if plan.attack.settings()[0].label_inference == "bias" and not lab.head.has_bias:
+    if not lab.head.has_bias and any(
+        attack.settings.label_inference == "bias" for attack in plan.lineup()
+    ):
         raise PlanError(
             f"Expected a bias in the target model's last layer {lab.head.name!r} for "
             "label_inference: bias, got none. Use label_inference: row_sum."
@@ -99,20 +128,19 @@ def _check_searchers(plan: Plan, lab: Lab) -> None:
     """Raises a PlanError that says of every searcher that cannot search so, why."""
     knowledge = knowledge_of(trial_specs(plan)[0], lab)
     problems = []
-    for index, settings in enumerate(plan.attack.settings()):
+    for attack in plan.lineup():
         try:
-            check_settings(settings, knowledge, budget=plan.attack.budget)
+            check_settings(attack.settings, knowledge, budget=attack.budget)
             if plan.compute.fan_out == "candidates":
-                check_candidates(settings, space_to_check(settings, knowledge))
+                check_candidates(attack.settings, space_to_check(attack.settings, knowledge))
         except PlanError as error:
-            where = "" if plan.attack.searchers is None else f"attack.searchers.{index}: "
-            problems.append(f"{where}{error}")
+            problems.append(f"{attack.key}: {error}" if attack.key else str(error))
     if problems:
         raise PlanError("\n".join(problems))
 
 
 def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
-    """Returns how candidates will be compared with observed updates, in words, by defense.
+    """Returns how candidates of the first attack will be compared, in words, by defense.
 
     Seen on the first client's update before its defenses: cheap, and no path depends on more.
 
@@ -122,7 +150,7 @@ def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
     """
     first: dict[str, TrialSpec] = {}
     for spec in trial_specs(plan):
-        if spec.attack == "ggl":
+        if spec.attack not in CONTROLS:
             first.setdefault(spec.defense_label, spec)
     update = client_update(next(iter(first.values())), lab, 0)
     return {
@@ -134,44 +162,65 @@ def matching_paths(plan: Plan, lab: Lab) -> dict[str, str]:
 def trial_specs(plan: Plan) -> list[TrialSpec]:
     """Returns the trials of an audit, in the order they run."""
     chains = [tuple((part.name, part.settings()) for part in chain) for chain in plan.defenses]
-    settings, seeds = plan.attack.settings(), plan.all_seeds()
+    attacks, seeds = plan.lineup(), plan.all_seeds()
     if plan.compute.fan_out == "candidates":
         # Of Tune's algorithms most have no use for a choice among labels.
-        settings = tuple(replace(own, label_hypotheses=1) for own in settings)
+        attacks = tuple(attack.with_settings(label_hypotheses=1) for attack in attacks)
     points = audit_grid(
         targets=plan.targets,
         defenses=len(chains),
-        attacks=("ggl", *plan.controls),
-        searchers=len(settings),
+        attacks=len(attacks),
+        controls=plan.controls,
         seeds=seeds,
     )
-    specs = []
-    for point in points:
-        own = settings[point.searcher]
-        specs.append(
-            TrialSpec(
-                id=_trial_id(point, searchers=len(settings), seeds=len(seeds)),
-                attack=point.attack,
-                defense=(("none", {}),) if point.attack == "oracle" else chains[point.defense],
-                settings=own.with_searcher("random") if point.attack == "random_best" else own,
-                target=point.target,
-                budget=plan.attack.budget,
-                seed=point.seed,
-                captured=bool(plan.captures) and _is_captured(plan, point.defense),
-                images=plan.client.images,
-                training=plan.client.training(),
-                precision=plan.generator.precision,
-            )
+    return [
+        TrialSpec(
+            id=_trial_id(point, attacks, seeds=len(seeds)),
+            attack=point.control or attacks[point.attack].name,
+            of=attacks[point.attack].name if point.control == "shuffled" else "",
+            defense=(("none", {}),) if point.control == "oracle" else chains[point.defense],
+            settings=_settings_of(point, attacks),
+            target=point.target,
+            budget=_attack_of(point, attacks).budget,
+            seed=point.seed,
+            captured=bool(plan.captures) and _is_captured(plan, point.defense),
+            images=plan.client.images,
+            training=plan.client.training(),
+            precision=plan.generator.precision,
         )
-    return specs
+        for point in points
+    ]
 
 
-def _trial_id(point: GridPoint, *, searchers: int, seeds: int) -> str:
-    """Returns what a trial is called; searcher and seed are named where there are several."""
-    where = ANY_DEFENSE if point.attack == "oracle" else f"defense{point.defense}"
-    parts = [where, point.attack, f"target{point.target}"]
-    if searchers > 1 and "searcher" not in INDEPENDENT.get(point.attack, ()):
-        parts.append(f"searcher{point.searcher}")
+def _attack_of(point: GridPoint, attacks: Sequence[PlannedAttack]) -> PlannedAttack:
+    """Returns the attack of a point; that beside which controls common to all run.
+
+    They are of the generator, so they run beside the first attack that has one.
+    """
+    if point.control in COMMON:
+        return next((one for one in attacks if one.settings.space != PIXELS), attacks[0])
+    return attacks[point.attack]
+
+
+def _settings_of(point: GridPoint, attacks: Sequence[PlannedAttack]) -> AttackSettings:
+    settings = _attack_of(point, attacks).settings
+    return settings.with_searcher("random") if point.control == "random_best" else settings
+
+
+def _trial_id(point: GridPoint, attacks: Sequence[PlannedAttack], *, seeds: int) -> str:
+    """Returns what a trial is called; attack, searcher and seed are named where there are several.
+
+    A searcher is named by its place among those of the attack.
+    """
+    where = ANY_DEFENSE if point.control == "oracle" else f"defense{point.defense}"
+    name = attacks[point.attack].name
+    alike = [place for place, one in enumerate(attacks) if one.name == name]
+    parts = [where, point.control or name]
+    if point.control == "shuffled" and len(alike) < len(attacks):
+        parts.append(name)
+    parts.append(f"target{point.target}")
+    if len(alike) > 1 and point.control not in COMMON:
+        parts.append(f"searcher{alike.index(point.attack)}")
     if seeds > 1:
         parts.append(f"seed{point.seed}")
     return "-".join(parts)

@@ -1,38 +1,46 @@
 """The plan of an audit: strict, printable, and checked as a whole before any work is spent."""
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import search_spaces
+from engine.attacks import PRESETS
 from engine.defenses import label_defenses
 from engine.errors import InputError, PlanError
+from engine.federation.shifts import SHIFTS
 from engine.plan_parts import (
     AttackPlan,
     Chain,
     ClientPlan,
     ComputePlan,
     DefensePlan,
+    Folder,
     GeneratorPlan,
     ImagesPlan,
+    PlannedAttack,
     Reference,
     Seed,
     Strict,
     TargetModelPlan,
     TrackingPlan,
     WeightsPlan,
+    filled_in,
     listed,
     named,
 )
-from engine.registry import nearest
-from engine.trial import CONTROLS
+from engine.plan_scales import scaled
+from engine.registry import nearest, unknown_name
+from engine.scoring.variants import CONTROLS
+from engine.setups import default_data_folder
 
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
 MAX_PLAN_BYTES = 1024**2
+AttackName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._]{0,59}$")]
 
 
 class Plan(Strict):
@@ -40,10 +48,15 @@ class Plan(Strict):
 
     Attributes:
         version: Of the plan's format.
+        scale: Which of the file's ``scales`` this is, see :mod:`engine.plan_scales`.
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
         seeds: Several of them in place of ``seed``; the audit is repeated with each.
-        data: An embedded data set, or the path of a safetensors file of private images.
+        data: A data set by name, which brings generator, classifier and target model along, or
+            the path of a safetensors file of private images.
+        data_folder: Where the user keeps data sets, each in a folder of its name.
+        shift: Makes the clients' images others than the generator was made for: ``rotated`` by a
+            quarter, or ``paired``, two objects in each. None for images as they are.
         captures: Updates a server received, one safetensors file for each of the first clients,
             in place of simulated ones. ``defenses`` then lists the one chain of defenses
             they went through, and beside it ``none``, which is simulated: without it there is
@@ -52,26 +65,39 @@ class Plan(Strict):
         client: What each of them computes its update from.
         defenses: Each a name, a mapping of name and settings, or a list of those in the order
             the client applies them.
-        controls: Which controls run beside the attack.
+        attacks: Several attacks to compare in place of ``attack``, by their names; those named as
+            a preset are it.
+        controls: Which controls run beside the attacks.
+        paper_table: Whether the report has the paper's metrics in the paper's convention too.
     """
 
     version: Literal[1] = 1
+    scale: str | None = None
     name: str = Field(default="audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
     seed: Seed = 0
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     data: Reference = "fashion-mnist"
+    data_folder: Folder = Field(default_factory=default_data_folder, validate_default=True)
+    shift: str | None = None
     captures: tuple[Reference, ...] = ()
     targets: int = Field(default=8, ge=1)
     client: ClientPlan = ClientPlan()
-    target_model: TargetModelPlan = TargetModelPlan()
-    generator: GeneratorPlan = GeneratorPlan()
-    classifier: WeightsPlan = WeightsPlan()
+    target_model: TargetModelPlan
+    generator: GeneratorPlan
+    classifier: WeightsPlan
     defenses: Annotated[tuple[Chain, ...], Field(min_length=1)] = ((DefensePlan(name="none"),),)
     attack: AttackPlan = AttackPlan()
+    attacks: Annotated[dict[AttackName, AttackPlan], Field(min_length=1)] | None = None
     controls: tuple[Literal["prior_only", "shuffled", "random_best", "oracle"], ...] = CONTROLS
     compute: ComputePlan = ComputePlan()
     tracking: TrackingPlan = TrackingPlan()
     images: ImagesPlan = ImagesPlan()
+    paper_table: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_data(cls, values: object) -> object:
+        return filled_in(values) if isinstance(values, Mapping) else values
 
     @field_validator("defenses", mode="before")
     @classmethod
@@ -79,6 +105,14 @@ class Plan(Strict):
         """Reads names, mappings and lists as chains of defenses."""
         entries = listed(value, "defenses")
         return tuple(tuple(named(part) for part in _chain(entry)) for entry in entries)
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _presets(cls, value: object) -> object:
+        """Takes an attack's preset to be what it is called, if there is such a preset."""
+        if not isinstance(value, dict):
+            return value
+        return {name: _with_preset(name, {} if own is None else own) for name, own in value.items()}
 
     @field_validator("controls", "captures", "seeds", mode="before")
     @classmethod
@@ -89,9 +123,21 @@ class Plan(Strict):
         """Returns the seeds of the audit, one or several."""
         return self.seeds or (self.seed,)
 
+    def lineup(self) -> tuple[PlannedAttack, ...]:
+        """Returns the attacks of the audit, each once for each of its searchers."""
+        if self.attacks is None:
+            return self.attack.lineup()
+        return tuple(
+            planned
+            for name, attack in self.attacks.items()
+            for planned in attack.lineup(name, f"attacks.{name}")
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as plain values, every default filled in that counts."""
-        return self.model_dump(mode="json", exclude={"seed"} if self.seeds else None)
+        replaced = {"seed": self.seeds, "attack": self.attacks}
+        unused = {name for name, by in replaced.items() if by is not None}
+        return self.model_dump(mode="json", exclude=unused or None)
 
 
 def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
@@ -119,6 +165,9 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
         raise PlanError(f"Expected keys and values in {path}, got a {type(values).__name__}.")
     for override in overrides:
         _override(values, override)
+    values = scaled(values, source=str(path))
+    for override in overrides:  # Also of what the scale has set.
+        _override(values, override)
     return make_plan(values, source=str(path)), text
 
 
@@ -144,13 +193,18 @@ def _check_names(plan: Plan) -> list[str]:
             labels.append(label_defenses([part.make() for part in chain]))
         except PlanError as error:
             problems.append(f"defenses.{index}: {error}")
-    if plan.compute.fan_out == "candidates" and (plan.attack.label_hypotheses or 1) > 1:
-        problems.append(
-            "attack.label_hypotheses: expected 1 with compute.fan_out: candidates, got "
-            f"{plan.attack.label_hypotheses}. Leave it out, or use fan_out: searches."
-        )
+    problems += [
+        f"{key}.label_hypotheses: expected 1 with compute.fan_out: candidates, got "
+        f"{attack.label_hypotheses}. Leave it out, or use fan_out: searches."
+        for key, attack in _attack_plans(plan).items()
+        if plan.compute.fan_out == "candidates" and (attack.label_hypotheses or 1) > 1
+    ]
     repeated = {label for label in labels if labels.count(label) > 1}
     others = [chain for chain in plan.defenses if chain[0].name != "none"]
+    if plan.shift is not None and plan.shift not in SHIFTS:
+        problems.append(f"shift: {unknown_name('shift', plan.shift, SHIFTS)}")
+    if plan.captures and plan.shift is not None:
+        problems.append("shift: expected none with captures, whose images are as they are.")
     if plan.captures and (len(others) > 1 or len(plan.defenses) > 2):
         problems.append(
             "defenses: expected, with captures, the one chain they went through and none beside "
@@ -158,10 +212,11 @@ def _check_names(plan: Plan) -> list[str]:
         )
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
     problems += _check_axes(plan)
-    for part, check in (
-        ("attack", plan.attack.settings),
+    checks: tuple[tuple[str, Callable[[], object]], ...] = (
+        *((key, attack.lineup) for key, attack in _attack_plans(plan).items()),
         ("target_model", plan.target_model.check),
-    ):
+    )
+    for part, check in checks:
         try:
             check()
         except PlanError as error:
@@ -169,30 +224,53 @@ def _check_names(plan: Plan) -> list[str]:
     return problems
 
 
+def _attack_plans(plan: Plan) -> dict[str, AttackPlan]:
+    """Returns the attacks by where the plan has them."""
+    if plan.attacks is None:
+        return {"attack": plan.attack}
+    return {f"attacks.{name}": attack for name, attack in plan.attacks.items()}
+
+
 def _check_axes(plan: Plan) -> list[str]:
     """Returns what is wrong with the lists of which each entry has trials of its own, in words."""
-    attack = plan.attack
+    attacks = _attack_plans(plan)
     axes: dict[str, Sequence[object]] = {
         "controls": plan.controls,
         "seeds": plan.seeds or (),
-        "attack.searchers": [searcher.name for searcher in attack.searchers or ()],
+        **{
+            f"{key}.searchers": [searcher.name for searcher in attack.searchers or ()]
+            for key, attack in attacks.items()
+        },
     }
     problems = [
         f"{key}: expected each once, got {', '.join(map(str, values))}."
         for key, values in axes.items()
         if len(set(values)) < len(values)
     ]
-    if plan.seeds is not None and "seed" in plan.model_fields_set:
-        problems.append("seeds: expected in place of seed, got both. Leave one out.")
-    alone = [
-        name for name in ("searcher", "searcher_settings") if getattr(attack, name) is not None
+    for several, one in (("seeds", "seed"), ("attacks", "attack")):
+        if getattr(plan, several) is not None and one in plan.model_fields_set:
+            problems.append(f"{several}: expected in place of {one}, got both. Leave one out.")
+    problems += [
+        f"attacks: expected other names than those of controls, got {name!r}."
+        for name in CONTROLS
+        if name in (plan.attacks or ())
     ]
-    if attack.searchers is not None and alone:
-        problems.append(
-            f"attack.searchers: expected in place of {' and '.join(alone)}, got both. Leave one "
-            "out; settings of a searcher in the list stand beside its name."
-        )
+    for key, attack in attacks.items():
+        alone = [
+            name for name in ("searcher", "searcher_settings") if getattr(attack, name) is not None
+        ]
+        if attack.searchers is not None and alone:
+            problems.append(
+                f"{key}.searchers: expected in place of {' and '.join(alone)}, got both. Leave one "
+                "out; settings of a searcher in the list stand beside its name."
+            )
     return problems
+
+
+def _with_preset(name: object, attack: object) -> object:
+    if not isinstance(attack, dict) or "preset" in attack or name not in PRESETS:
+        return attack
+    return {"preset": name, **attack}
 
 
 def _chain(entry: object) -> Sequence[object]:
@@ -229,6 +307,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _keys_at(location: Sequence[Any]) -> list[str]:
     model: type[BaseModel] = Plan
     for part in location:
+        if model is Plan and part == "attacks":
+            return sorted(AttackPlan.model_fields)
         annotation = model.model_fields[part].annotation
         assert isinstance(annotation, type)
         model = annotation

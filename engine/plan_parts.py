@@ -1,13 +1,12 @@
 """The parts of a plan, each strict and frozen."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from engine import assets
 from engine.attacks import PRESETS, AttackSettings
 from engine.defenses import DEFENSES, Defense
 from engine.errors import PlanError
@@ -15,17 +14,22 @@ from engine.federation.client import LocalTraining
 from engine.federation.target_models import TARGET_MODELS
 from engine.generators.precision import Precision
 from engine.registry import unknown_name
+from engine.setups import SETUPS, setup_of
+
+# What the default attack is called, whichever searcher it has.
+GGL: Final = "ggl"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def _absolute(reference: str) -> str:
-    """Returns a path as workers and later commands find it; an embedded name as it is."""
-    return reference if reference in assets.datasets() else os.path.abspath(reference)
+    """Returns a path as workers and later commands find it; a setup's name as it is."""
+    return reference if reference in SETUPS else os.path.abspath(reference)
 
 
 Reference = Annotated[str, AfterValidator(_absolute)]
+Folder = Annotated[str, AfterValidator(os.path.abspath)]
 
 
 class Strict(BaseModel):
@@ -38,13 +42,13 @@ class TargetModelPlan(Strict):
     """The model the clients train.
 
     Attributes:
-        name: A registered target model.
+        name: A registered target model; that of the data if null.
         seed: Seeds its initial weights.
         weights: Trained weights (a safetensors file) in place of initial ones.
         sha256: Expected hash of ``weights``.
     """
 
-    name: str = "lenet"
+    name: str
     seed: Seed = 0
     weights: Reference | None = None
     sha256: Sha256 | None = None
@@ -75,9 +79,14 @@ class ClientPlan(Strict):
 
 
 class WeightsPlan(Strict):
-    """Weights with a card beside them: an embedded name or the path of a safetensors file."""
+    """Weights with a card beside them.
 
-    weights: Reference = "fashion-mnist"
+    Attributes:
+        weights: A data set's name, or the path of a safetensors file; those of the data if null.
+        sha256: Expected hash of ``weights``.
+    """
+
+    weights: Reference
     sha256: Sha256 | None = None
 
 
@@ -105,6 +114,21 @@ class Named(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Returns everything but the name."""
         return dict(self.model_extra or {})
+
+
+def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a plan's values with what it leaves to its data: weights and target model."""
+    name, setup = setup_of(values.get("data"))
+    filled = dict(values)
+    for part, key, default in (
+        ("generator", "weights", name),
+        ("classifier", "weights", name),
+        ("target_model", "name", setup.target_model),
+    ):
+        own = filled.get(part, {})
+        if isinstance(own, Mapping) and own.get(key) is None:
+            filled[part] = {**own, key: default}
+    return filled
 
 
 def named(part: object) -> object:
@@ -145,14 +169,34 @@ class AttackPlan(Strict):
     scheduler: Literal["none", "halving", "median"] = "none"
     max_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     published_code: bool | None = None
+    image_priors: dict[str, float] | None = None
+    adaptive: bool | None = None
 
     @field_validator("searchers", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
         return None if value is None else tuple(map(named, listed(value, "searchers")))
 
-    def settings(self) -> tuple[AttackSettings, ...]:
-        """Returns the preset with the plan's overrides, once for each searcher."""
+    def lineup(self, name: str = "", key: str = "") -> "tuple[PlannedAttack, ...]":
+        """Returns the preset with the plan's overrides, once for each searcher.
+
+        Args:
+            name: What the attack is called in the audit; as its preset, if empty.
+            key: Where the plan has it; empty where there is no other.
+        """
+        settings = self._settings()
+        name = name or (GGL if self.preset == "default" else self.preset)
+        if self.searchers is None:
+            return (PlannedAttack(name, settings, self.budget, key),)
+        listed = f"{key or 'attack'}.searchers"
+        return tuple(
+            PlannedAttack(
+                name, _searching(settings, index, searcher), self.budget, f"{listed}.{index}"
+            )
+            for index, searcher in enumerate(self.searchers)
+        )
+
+    def _settings(self) -> AttackSettings:
         if self.preset not in PRESETS:
             raise unknown_name("attack preset", self.preset, PRESETS)
         names = {field.name for field in fields(AttackSettings)}
@@ -161,12 +205,28 @@ class AttackPlan(Strict):
             given.setdefault("searcher_settings", {})  # The preset's are for its own searcher.
         if "space" in given:
             given.setdefault("space_settings", {})
-        settings = replace(PRESETS[self.preset], **given)
-        if self.searchers is None:
-            return (settings,)
-        return tuple(
-            _searching(settings, index, searcher) for index, searcher in enumerate(self.searchers)
-        )
+        return replace(PRESETS[self.preset], **given)
+
+
+@dataclass(frozen=True)
+class PlannedAttack:
+    """One attack of an audit, with one searcher.
+
+    Attributes:
+        name: What it is called.
+        settings: How it attacks.
+        budget: Candidate evaluations of each search.
+        key: Where the plan has it; empty where there is no other.
+    """
+
+    name: str
+    settings: AttackSettings
+    budget: int
+    key: str
+
+    def with_settings(self, **changes: Any) -> "PlannedAttack":
+        """Returns the same attack with other settings."""
+        return replace(self, settings=replace(self.settings, **changes))
 
 
 def _searching(settings: AttackSettings, index: int, searcher: Named) -> AttackSettings:

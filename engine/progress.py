@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from engine.scoring.variants import is_attack
+
 PLAIN_SECONDS = 10.0
 
 
@@ -70,7 +72,7 @@ class ProgressView:
         """Notes a finished trial."""
         row = self._rows[self._defense_of[trial]]
         row.done += 1
-        if record["attack"] == "ggl":
+        if is_attack(record):
             row.psnr.append(record["metrics"]["psnr"])
         self._evaluations[trial] = record["evaluations"]
         self._speak()

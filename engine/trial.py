@@ -26,7 +26,8 @@ from engine.attacks import (
     prepare_objective,
     run_in_turn,
 )
-from engine.attacks.searchers import Searcher
+from engine.attacks.labels import JOINT
+from engine.attacks.searchers import Searcher, is_white_box
 from engine.defenses import DEFENSES, ClientContext, Defense, apply_defenses, label_defenses
 from engine.federation import Head, Update, compute_update
 from engine.federation.client import FEDSGD, LocalTraining
@@ -37,13 +38,15 @@ from engine.scoring.assignment import assign
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.oracle import project
+from engine.scoring.perceptual import Perceptual
 from engine.scoring.reconstructions import Trace, score
 from engine.seeding import stream, stream_seed
 
-ATTACKS: Final = ("ggl", "prior_only", "shuffled", "random_best", "oracle")
-CONTROLS: Final = ATTACKS[1:]
-SEARCHES: Final = ("ggl", "shuffled", "random_best")
+# The controls that search nothing.
+UNSEARCHED: Final = ("prior_only", "oracle")
 PRIOR_DRAWS = 64
+# How white-box attacks compare candidates.
+DIFFERENTIATED: Final = "one update a candidate, differentiated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +55,9 @@ class TrialSpec:
 
     Attributes:
         id: Name of the trial, unique in its audit and fit for a folder.
-        attack: ``ggl``, or one of the controls: ``prior_only`` (images of the generator, no
-            update), ``shuffled`` (the attack against another client's update), ``random_best``
-            (random search) and ``oracle`` (projection of the true images).
+        attack: Name of an attack, e.g. ``ggl``, or one of the controls: ``prior_only`` (images of
+            the generator, no update), ``shuffled`` (the attack against another client's update),
+            ``random_best`` (random search) and ``oracle`` (projection of the true images).
         defense: Names and settings of the defenses the client applies, in order.
         settings: How the attack searches.
         target: Index of the client whose images are to be rebuilt.
@@ -64,6 +67,7 @@ class TrialSpec:
         images: Private images ``B`` of every client: client ``i`` holds those from ``i * B`` on.
         training: What clients do with them.
         precision: In which the attacker runs the generator; the oracle runs it in single precision.
+        of: Name of the attack that ``shuffled`` belongs to; empty for all others.
     """
 
     id: str
@@ -77,6 +81,12 @@ class TrialSpec:
     images: int = 1
     training: LocalTraining = FEDSGD
     precision: Precision = "float32"
+    of: str = ""
+
+    @property
+    def searches(self) -> bool:
+        """Whether the trial is a search, an attack's or a control's."""
+        return self.attack not in UNSEARCHED
 
     def chain(self) -> tuple[Defense, ...]:
         """Returns the client's defenses, built."""
@@ -100,6 +110,7 @@ class Lab:
         classifier: The evaluation classifier, which no attack uses.
         captures: Updates that real clients shared, in the order of the clients; empty where
             clients are simulated.
+        perceptual: LPIPS by metric name, as far as there are weights for it.
     """
 
     model: nn.Module
@@ -108,6 +119,7 @@ class Lab:
     private: PrivateImages
     classifier: EvaluationClassifier
     captures: tuple[Update, ...] = ()
+    perceptual: Perceptual = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +267,14 @@ def trial_steps(
 
     client = lab.private.of_client(spec.target, spec.images)
     images = assign(found.images, client.images)
-    scores = score(images, client, model=lab.model, head=lab.head, classifier=lab.classifier)
+    scores = score(
+        images,
+        client,
+        model=lab.model,
+        head=lab.head,
+        classifier=lab.classifier,
+        perceptual=lab.perceptual,
+    )
     labels = tuple(client.labels.tolist())
     recalled = (Counter(found.labels) & Counter(labels)).total() / len(labels)
     return TrialResult(
@@ -356,7 +375,7 @@ def _search(
         labels=found.labels,
         loss=found.loss,
         imitation=str(objective.imitate),
-        matching=objective.path,
+        matching=DIFFERENTIATED if is_white_box(spec.settings.searcher) else objective.path,
         population=found.population,
         chunk_size=found.chunk_size,
         losses=found.losses,
@@ -369,6 +388,8 @@ def _draw_from_prior(spec: TrialSpec, lab: Lab, observed: Update) -> _Found:
     """Draws images of the inferred classes: all an attacker has who ignores the update's rest."""
     # The prior is that of the generator's own latents, whatever space the attack searches.
     settings = replace(spec.settings, space="gaussian", space_settings={}, label_hypotheses=1)
+    if settings.label_inference == JOINT:
+        settings = replace(settings, label_inference="row_sum")
     objective = prepare_objective(observed, knowledge_of(spec, lab), settings)
     rng = stream(spec.seed, "prior_only", spec.target)
     latents = torch.randn(PRIOR_DRAWS, spec.images * lab.generator.latent_dim, generator=rng)

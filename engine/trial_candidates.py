@@ -39,7 +39,7 @@ class Problem:
 
 
 def problem_of(spec: TrialSpec, lab: Lab) -> Problem:
-    """Returns the problem that a trial of kind :data:`engine.trial.SEARCHES` searches."""
+    """Returns the problem that a trial that is a search has to solve."""
     observed, _ = observe(spec, lab, victim_of(spec, lab))
     objective = prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
     return Problem(objective, searched_space(objective, spec.settings, seed=search_seed(spec)))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.attacks.spaces import label_space
-from engine.trial import SEARCHES, TrialResult, TrialSpec
+from engine.trial import TrialResult, TrialSpec
 
 
 def spec_hash(spec: TrialSpec) -> str:
@@ -17,7 +17,7 @@ def spec_hash(spec: TrialSpec) -> str:
 
 def searcher_of(spec: TrialSpec) -> str | None:
     """Returns what searches in a trial; None for controls that search nothing."""
-    return spec.settings.searcher if spec.attack in SEARCHES else None
+    return spec.settings.searcher if spec.searches else None
 
 
 def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
         "spec": spec_hash(spec),
         "defense": spec.defense_label,
         "attack": spec.attack,
+        "of": spec.of or None,
         "searcher": searcher_of(spec),
         "target": spec.target,
         "seed": spec.seed,
@@ -58,24 +59,32 @@ def to_params(spec: TrialSpec) -> dict[str, str | float]:
     """
     searcher = searcher_of(spec)
     searched: dict[str, str | float] = {} if searcher is None else {"searcher": searcher}
-    return searched | {
-        "defense": spec.defense_label,
-        "attack": spec.attack,
-        "target": spec.target,
-        "client_images": spec.images,
-        "local_steps": spec.training.steps,
-        "learning_rate": spec.training.learning_rate,
-        "budget": spec.budget,
-        "seed": spec.seed,
-        "restarts": spec.settings.restarts,
-        "scheduler": spec.settings.scheduler,
-        "space": label_space(spec.settings.space, spec.settings.space_settings),
-        "distance": spec.settings.distance,
-        "regulariser": spec.settings.regulariser,
-        "regulariser_weight": spec.settings.regulariser_weight,
-        "label_inference": spec.settings.label_inference,
-        "label_hypotheses": spec.settings.label_hypotheses,
-    }
+    belongs: dict[str, str | float] = {"of": spec.of} if spec.of else {}
+    priors = ", ".join(f"{name}: {factor:g}" for name, factor in spec.settings.image_priors.items())
+    return (
+        searched
+        | belongs
+        | {
+            "defense": spec.defense_label,
+            "attack": spec.attack,
+            "target": spec.target,
+            "client_images": spec.images,
+            "local_steps": spec.training.steps,
+            "learning_rate": spec.training.learning_rate,
+            "budget": spec.budget,
+            "seed": spec.seed,
+            "restarts": spec.settings.restarts,
+            "scheduler": spec.settings.scheduler,
+            "space": label_space(spec.settings.space, spec.settings.space_settings),
+            "distance": spec.settings.distance,
+            "regulariser": spec.settings.regulariser,
+            "regulariser_weight": spec.settings.regulariser_weight,
+            "image_priors": priors or "none",
+            "adaptive": str(spec.settings.adaptive).lower(),
+            "label_inference": spec.settings.label_inference,
+            "label_hypotheses": spec.settings.label_hypotheses,
+        }
+    )
 
 
 def to_metrics(record: dict[str, Any]) -> dict[str, float]:

@@ -1,15 +1,12 @@
-"""The audit grid: the outer space, every combination of target, defense, attack, searcher, seed."""
+"""The audit grid: the outer space, every combination of target, defense, attack and seed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, Final, NamedTuple
 
-# The axes that a control does not depend on: along each it runs at the first value alone.
-INDEPENDENT: Final[Mapping[str, frozenset[str]]] = {
-    "prior_only": frozenset({"searcher"}),
-    "random_best": frozenset({"searcher"}),
-    "oracle": frozenset({"defense", "searcher"}),
-}
+# The controls that depend on no attack, and run once beside all; then that which knows the image.
+COMMON: Final = ("prior_only", "random_best", "oracle")
+INDEPENDENT: Final = "oracle"
 
 
 class GridPoint(NamedTuple):
@@ -17,39 +14,50 @@ class GridPoint(NamedTuple):
 
     Attributes:
         target: Index of the client whose private images are to be rebuilt.
-        defense: Index of the defense in the plan; 0 for controls that depend on none.
-        attack: Name of the attack or control.
-        searcher: Index of the searcher in the plan; 0 for controls that depend on none.
+        defense: Index of the defense in the plan; 0 for the control that depends on none.
+        control: Name of a control; empty for an attack.
+        attack: Index of the attack, or of the one a control belongs to; 0 for those that depend on
+            none.
         seed: Root of the trial's random streams.
     """
 
     target: int
     defense: int
-    attack: str
-    searcher: int
+    control: str
+    attack: int
     seed: int
 
 
 def audit_grid(
-    *, targets: int, defenses: int, attacks: Sequence[str], searchers: int, seeds: Sequence[int]
+    *, targets: int, defenses: int, attacks: int, controls: Sequence[str], seeds: Sequence[int]
 ) -> list[GridPoint]:
     """Returns the points of an audit in the order they run.
 
     Target by target, so that an interrupted audit has whole targets.
+
+    Args:
+        targets: Number of clients.
+        defenses: Number of defenses.
+        attacks: Number of attacks: of each kind one for each searcher.
+        controls: Names of controls.
+        seeds: Roots of the trials' random streams.
     """
-    axes = audit_axes(
-        targets=range(targets),
-        defenses=range(defenses),
-        attacks=attacks,
-        searchers=range(searchers),
-        seeds=seeds,
-    )
+    axes = {
+        "target": range(targets),
+        "defense": range(defenses),
+        "control": ["", *controls],
+        "attack": range(attacks),
+        "seed": seeds,
+    }
     points = [GridPoint(**point) for point in grid_points(axes)]
-    return [
-        point
-        for point in points
-        if all(getattr(point, axis) == 0 for axis in INDEPENDENT.get(point.attack, ()))
-    ]
+    return [point for point in points if not _is_repeated(point)]
+
+
+def _is_repeated(point: GridPoint) -> bool:
+    """Whether a control stands at another point already."""
+    if point.control == INDEPENDENT and point.defense:
+        return True
+    return point.control in COMMON and point.attack > 0
 
 
 def audit_axes(

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((*ROOT.glob("engine/**/*.py"), *ROOT.glob("search_spaces/**/*.py")))
 ATTACKER_SIDE = ("engine.attacks", "engine.defenses", "engine.generators", "search_spaces")
 CORE_ROOMS = (
+    "engine.datasets",
     "engine.federation",
     "engine.federation.private_images",
     "engine.defenses",
@@ -39,6 +40,7 @@ CORE_ROOMS = (
     "engine.scoring.oracle",
     "engine.scoring.frechet",
     "engine.scoring.evaluation_classifier",
+    "engine.scoring.perceptual",
     "engine.trial",
     "search_spaces",
 )
@@ -58,6 +60,7 @@ NOT_CORE = [
         "torchvision",
         "PIL",
         "pandas",
+        "pytorch_pretrained_biggan",
     ),
 ]
 HOMES = {
@@ -71,6 +74,7 @@ HOMES = {
     "botorch": ("engine/attacks/searchers/turbo_searcher.py",),
     "gpytorch": ("engine/attacks/searchers/turbo_searcher.py",),
     "linear_operator": ("engine/attacks/searchers/turbo_searcher.py",),
+    "pytorch_pretrained_biggan": ("engine/generators/biggan.py",),
 }
 
 
@@ -167,6 +171,8 @@ def test_the_objective_has_no_field_for_private_images():
         "regulariser",
         "regulariser_weight",
         "chunk_size",
+        "joint_labels",
+        "image_priors",
     }
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from engine import assets, lab
-from engine.attacks import AttackSettings, attack
+from engine.attacks import PRESETS, AttackSettings, attack
 from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
 from engine.lab import build_lab, check_plan, input_hashes, trial_specs, weights_path
@@ -18,6 +18,10 @@ from engine.trial_record import spec_hash, to_params
 
 def plan_of(**values):
     return make_plan(values, source="test")
+
+
+def settings_of(**values):
+    return [attack.settings for attack in plan_of(**values).lineup()]
 
 
 def test_an_empty_plan_is_all_defaults():
@@ -54,9 +58,9 @@ def test_a_defense_is_a_name_a_mapping_or_a_chain():
 
 
 def test_the_attack_is_its_preset_with_the_given_keys_in_place():
-    [settings] = plan_of(attack={"preset": "ggl", "searcher": "random"}).attack.settings()
+    [settings] = settings_of(attack={"preset": "ggl", "searcher": "random"})
 
-    [published] = plan_of(attack={"preset": "ggl"}).attack.settings()
+    [published] = settings_of(attack={"preset": "ggl"})
     assert settings.searcher == "random"
     assert settings.regulariser == published.regulariser
 
@@ -192,10 +196,8 @@ def test_a_stage_that_the_generator_does_not_have_is_refused_before_any_work():
 
 
 def test_a_plan_gives_the_settings_of_a_space():
-    [given] = plan_of(
-        attack={"space": "box", "space_settings": {"half_width": 3}}
-    ).attack.settings()
-    [default] = plan_of(attack={"space": "box"}).attack.settings()
+    [given] = settings_of(attack={"space": "box", "space_settings": {"half_width": 3}})
+    [default] = settings_of(attack={"space": "box"})
 
     assert (given.space_settings, default.space_settings) == ({"half_width": 3}, {})
 
@@ -205,7 +207,7 @@ def test_another_space_than_the_presets_has_settings_of_its_own(monkeypatch):
     monkeypatch.setattr("engine.plan_parts.PRESETS", {"boxed": preset})
 
     kept, other = (
-        plan_of(attack={"preset": "boxed", **changes}).attack.settings()[0]
+        settings_of(attack={"preset": "boxed", **changes})[0]
         for changes in ({}, {"space": "shell"})
     )
 
@@ -471,3 +473,87 @@ def test_settings_of_one_of_several_searchers_are_refused_by_its_place():
 
     with pytest.raises(PlanError, match=r"attack: searchers\.1: .*without dim"):
         make_plan(values, source="test")
+
+
+def test_attacks_are_their_presets_by_name_with_budgets_of_their_own():
+    plan = plan_of(
+        attacks={
+            "dlg": {"budget": 40},
+            "adaptive_dlg": {"preset": "dlg", "adaptive": True, "budget": 60},
+            "ggl": None,
+        }
+    )
+
+    found = [(one.name, one.settings, one.budget) for one in plan.lineup()]
+
+    dlg = PRESETS["dlg"]
+    assert found == [
+        ("dlg", dlg, 40),
+        ("adaptive_dlg", replace(dlg, adaptive=True), 60),
+        ("ggl", PRESETS["ggl"], 1000),
+    ]
+
+
+def test_every_attack_has_its_trials_and_shuffled_controls_beside_the_common_ones():
+    plan = plan_of(
+        targets=1,
+        attacks={
+            "dlg": {"budget": 40},
+            "ggl": {"searchers": ["cma", "sepcma"], "budget": 50},
+        },
+    )
+
+    specs = {spec.id: spec for spec in trial_specs(plan)}
+
+    assert list(specs) == [
+        "defense0-dlg-target0",
+        "defense0-ggl-target0-searcher0",
+        "defense0-ggl-target0-searcher1",
+        "defense0-prior_only-target0",
+        "defense0-shuffled-dlg-target0",
+        "defense0-shuffled-ggl-target0-searcher0",
+        "defense0-shuffled-ggl-target0-searcher1",
+        "defense0-random_best-target0",
+        "any-oracle-target0",
+    ]
+    assert [spec.of for spec in specs.values()] == ["", "", "", "", "dlg", "ggl", "ggl", "", ""]
+    random = specs["defense0-random_best-target0"]
+    assert (random.settings.space, random.settings.searcher, random.budget) == ("raw", "random", 50)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"attack": {}, "attacks": {"dlg": {}}}, "attacks: expected in place of attack, got both"),
+        ({"attacks": {"oracle": {}}}, "attacks: expected other names than those of controls"),
+        ({"attacks": {}}, "attacks: .*at least 1 item"),
+        ({"attacks": ["dlg"]}, "attacks: .*dictionary"),
+        ({"attacks": {"d l g": {}}}, "attacks.d l g"),
+        ({"attacks": {"dlg": {"budgett": 3}}}, "Unknown key 'attacks.dlg.budgett'.*'budget'"),
+        ({"attacks": {"mine": {"preset": "dgl"}}}, "attacks.mine: Unknown attack preset 'dgl'"),
+        (
+            {"attacks": {"dlg": {"searchers": ["cma", "cma"]}}},
+            "attacks.dlg.searchers: expected each once",
+        ),
+        ({"attacks": {"dlg": {"image_priors": {"tv": 1.0}}}}, "image_priors to be one of: batch_n"),
+        ({"attacks": {"dlg": {"image_priors": {"batch_norm": -1.0}}}}, "image_priors.batch_norm"),
+        ({"attack": {"space": "pixels"}}, "Expected regulariser: none with space: pixels"),
+    ],
+)
+def test_impossible_attacks_are_refused_by_their_place(values, said):
+    with pytest.raises(PlanError, match=said):
+        plan_of(**values)
+
+
+def test_several_attacks_have_threat_cards_of_their_own():
+    card = {row["what"]: row["how"] for row in threat_card(plan_of(attacks={"dlg": {}, "ggl": {}}))}
+
+    assert card["Attack dlg"] == (
+        "prior: none, pixels are searched; label: not known, searched with the images; "
+        "defense: not known, and not imitated; search: lbfgs in the space pixels, 1000 candidate "
+        "evaluations, white-box: along gradients through the target model; loss: squared_l2"
+    )
+    assert "estimated from the observed update" in card["Attack ggl"]
+    assert "gradient-free; loss: squared_l2 + kl (weight 0.1)" in card["Attack ggl"]
+    plain = {row["what"] for row in threat_card(plan_of())}
+    assert {"Prior", "Label", "Defense", "Search", "Loss"} <= plain

@@ -159,7 +159,8 @@ def test_any_folder_of_pictures_makes_what_a_plan_can_name(words, run_folder, tm
     card = json.loads((tmp_path / "classifier.json").read_text())
     assert card["data"] == "a folder of pictures; of two colours"
     assert card["class_names"] == ["green", "red"]
-    assert card["settings"] == {"classes": 2, "image_shape": [3, 12, 12], "body": "deep"}
+    assert card["architecture"] == "deep"
+    assert card["settings"] == {"classes": 2, "image_shape": [3, 12, 12]}
     figures = json.loads((tmp_path / "generator.json").read_text())["figures"]
     assert ("recognised" in figures) == ("--unconditional" not in words)
     generator = load_generator(tmp_path / "generator.safetensors")

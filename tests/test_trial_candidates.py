@@ -7,7 +7,7 @@ import torch
 from engine.attacks import AttackSettings
 from engine.attacks.attack import lone_searcher, searched_space
 from engine.federation.client import LocalTraining
-from engine.trial import SEARCHES, run_trial, search_seed
+from engine.trial import run_trial, search_seed
 from engine.trial_candidates import conclude_trial, problem_of
 from search_spaces.native import to_suggestion
 from tests.test_trial import lab, spec_of  # noqa: F401 # lab is a fixture.
@@ -23,7 +23,7 @@ def proposed(spec, problem):
     return np.concatenate([searcher.ask(4) for _ in range(BUDGET // 4)])
 
 
-@pytest.mark.parametrize("attack", SEARCHES)
+@pytest.mark.parametrize("attack", ["ggl", "shuffled", "random_best"])
 @pytest.mark.parametrize(
     "defense",
     [(("none", {}),), (("gaussian_noise", {"std": 0.01}),), (("soteria", {"percent": 50}),)],

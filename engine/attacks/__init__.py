@@ -1,15 +1,14 @@
 """The attacker's side: it sees the observed update and its knowledge, and nothing else."""
 
 from engine.attacks.attack import (
-    PRESETS,
-    AttackSettings,
     Reconstruction,
     attack_steps,
     prepare_objective,
     run_attack,
 )
 from engine.attacks.knowledge import ThreatKnowledge
-from engine.attacks.objective import GradientMatchingObjective, evaluate_together
+from engine.attacks.objective import GradientMatchingObjective
+from engine.attacks.presets import PRESETS
 from engine.attacks.scores import Scores
 from engine.attacks.search import (
     Evaluation,
@@ -20,6 +19,8 @@ from engine.attacks.search import (
     run_search,
     run_steps,
 )
+from engine.attacks.settings import AttackSettings
+from engine.attacks.together import evaluate_together
 from engine.attacks.turns import run_in_turn
 
 __all__ = [

@@ -1,149 +1,31 @@
 """An attack: how a latent search against an observed update is set up, and its presets."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from engine import validate
 from engine.attacks.choices import AtChoice
 from engine.attacks.distances import DISTANCES
+from engine.attacks.image_priors import IMAGE_PRIORS
 from engine.attacks.knowledge import ThreatKnowledge
-from engine.attacks.labels import LABEL_INFERENCES, plausible_labels
+from engine.attacks.labels import JOINT, plausible_labels
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.regularisers import REGULARISERS
-from engine.attacks.restarts import SCHEDULERS, Restarts
+from engine.attacks.restarts import Restarts
 from engine.attacks.search import History, Progress, Steps, run_steps, search_steps
-from engine.attacks.searchers import Searcher, make_searcher
-from engine.attacks.spaces import MAPPED, check_space_settings, entered, space_of
-from engine.defenses.base import Imitation, estimate_imitations
+from engine.attacks.searchers import Searcher, make_searcher, takes_image_shape
+from engine.attacks.settings import AttackSettings
+from engine.attacks.spaces import entered, space_of
+from engine.defenses.base import estimate_imitations
 from engine.errors import InputError, PlanError
 from engine.federation.update import Update
 from engine.seeding import stream_seed
 from search_spaces.latent import LatentSpace
-from search_spaces.latent_spaces import LabelledSpace
-
-# Arguments of searchers that come from the search, not from a plan.
-RESERVED: Final = frozenset({"dim", "budget", "seed"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackSettings:
-    """Everything that determines an attack besides its knowledge, budget and seed.
-
-    Attributes:
-        searcher: ``family`` or ``family:optimizer``, e.g. ``gauss_newton``.
-        searcher_settings: Further arguments of the searcher.
-        space: Name of the latent space, e.g. ``gaussian``; ``leaktune list spaces`` has all.
-        space_settings: Its settings.
-        label_inference: How the classes are inferred from the update: ``bias`` or ``row_sum``.
-        label_hypotheses: Classes of the client's images that are searched at most, where the update
-            speaks for several about as well: a discrete coordinate beside those of the space. Fewer
-            where the budget has no room for a generation of each.
-        distance: ``squared_l2`` (the paper's D1) or ``cosine`` (D2).
-        regulariser: ``none``, ``kl`` (the paper's R1), ``norm`` (R2) or ``prior``.
-        regulariser_weight: Factor of the regulariser; ``posterior`` for the one that makes squared
-            L2 and ``prior`` a posterior: the estimated variance of the noise, divided by the
-            number of parameter tensors as the distance is.
-        restarts: Searches from different seeds that share the budget; the reconstruction is that of
-            the lowest loss among all of them.
-        scheduler: Which restarts are stopped early: ``none``, ``halving`` or ``median``, see
-            :class:`engine.attacks.restarts.Restarts`; hypotheses of the classes stop one another
-            by ``halving`` if not by ``median``.
-        max_seconds: Time after which a search begins no further generation; None for no limit.
-        published_code: Imitate defenses as GGL's published code does where it departs from the
-            paper.
-    """
-
-    searcher: str = "gauss_newton"
-    searcher_settings: Mapping[str, object] = field(default_factory=dict)
-    space: str = "gaussian"
-    space_settings: Mapping[str, object] = field(default_factory=dict)
-    label_inference: str = "bias"
-    label_hypotheses: int = 4
-    distance: str = "squared_l2"
-    regulariser: str = "prior"
-    regulariser_weight: float | Literal["posterior"] = "posterior"
-    restarts: int = 1
-    scheduler: str = "none"
-    max_seconds: float | None = None
-    published_code: bool = False
-
-    def __post_init__(self) -> None:
-        check_space_settings(self.space, self.space_settings)
-        reserved = RESERVED & set(self.searcher_settings)
-        if reserved:
-            raise PlanError(
-                f"Expected searcher_settings without {', '.join(sorted(reserved))}, which the "
-                "search sets itself."
-            )
-        validate.choice(tuple(LABEL_INFERENCES), label_inference=self.label_inference)
-        validate.choice(tuple(DISTANCES), distance=self.distance)
-        validate.choice(tuple(REGULARISERS), regulariser=self.regulariser)
-        self._check_restarts()
-        if self.max_seconds is not None:
-            validate.positive(max_seconds=self.max_seconds)
-        if self.space == MAPPED and self.regulariser != "none":
-            raise PlanError(
-                f"Expected regulariser: none with space: {MAPPED}, whose latents are not those of "
-                f"N(0, I), got {self.regulariser!r}. Set it, and regulariser_weight: 0."
-            )
-        if self.regulariser_weight == "posterior":
-            self._check_posterior()
-        else:
-            validate.in_range(0, 1e9, regulariser_weight=self.regulariser_weight)
-
-    def _check_restarts(self) -> None:
-        validate.count(restarts=self.restarts, label_hypotheses=self.label_hypotheses)
-        validate.choice(tuple(SCHEDULERS), scheduler=self.scheduler)
-        _, fewest = SCHEDULERS[self.scheduler]
-        if self.restarts < fewest:
-            raise PlanError(
-                f"Expected at least {fewest} restarts with scheduler: {self.scheduler}, got "
-                f"restarts: {self.restarts}. Raise them, or use scheduler: none."
-            )
-
-    def _check_posterior(self) -> None:
-        if (self.distance, self.regulariser) != ("squared_l2", "prior"):
-            raise PlanError(
-                "Expected distance: squared_l2 and regulariser: prior with regulariser_weight: "
-                f"posterior, got {self.distance!r} and {self.regulariser!r}. Give a number."
-            )
-
-    def with_searcher(self, searcher: str) -> "AttackSettings":
-        """Returns the same attack searched once by another searcher with its own defaults."""
-        return replace(self, searcher=searcher, searcher_settings={}, restarts=1, scheduler="none")
-
-    def weight_of(self, imitation: Imitation, tensors: int) -> float:
-        """Returns the regulariser's factor, given the estimated defense."""
-        if self.regulariser_weight == "posterior":
-            return imitation.noise_std**2 / tensors
-        return self.regulariser_weight
-
-
-# GGL's published code for its small generator (CelebA), its search to the letter (what differs
-# around it: docs/decisions/0007): the optimizer called "CMA"
-# when it was written (today's OldCMA), told of 500 rounds and one worker but asked 50 times before
-# it is told, starting from zeros on unsquashed latents, with the scalar KL penalty.
-PUBLISHED_GGL: Final = AttackSettings(
-    searcher="nevergrad:OldCMA",
-    searcher_settings={"population": 50, "workers": 1, "planned_budget": 500, "init": "zeros"},
-    space="raw",
-    label_inference="row_sum",
-    label_hypotheses=1,
-    distance="squared_l2",
-    regulariser="kl",
-    regulariser_weight=0.1,
-    published_code=True,
-)
-
-PRESETS: Final[Mapping[str, AttackSettings]] = MappingProxyType(
-    {"default": AttackSettings(), "ggl": PUBLISHED_GGL}
-)
+from search_spaces.latent_spaces import JointLabelSpace, LabelledSpace, PixelLatentSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,17 +58,22 @@ def prepare_objective(
 ) -> GradientMatchingObjective:
     """Infers the labels, estimates the defense, and returns the loss to be searched."""
     imitation = estimate_imitations(
-        knowledge.defense_kinds,
+        knowledge.defense_kinds if settings.adaptive else (),
         observed,
         head=knowledge.head,
         published_code=settings.published_code,
     )
-    labels, *others = plausible_labels(
-        settings.label_inference,
-        observed,
-        knowledge,
-        noise_std=imitation.noise_std,
-        most=settings.label_hypotheses,
+    joint = settings.label_inference == JOINT
+    labels, *others = (
+        [(0,) * knowledge.images_per_client]  # Of no consequence: latents have them.
+        if joint
+        else plausible_labels(
+            settings.label_inference,
+            observed,
+            knowledge,
+            noise_std=imitation.noise_std,
+            most=settings.label_hypotheses,
+        )
     )
     return GradientMatchingObjective(
         observed=observed,
@@ -197,6 +84,10 @@ def prepare_objective(
         distance=DISTANCES[settings.distance],
         regulariser=REGULARISERS[settings.regulariser],
         regulariser_weight=settings.weight_of(imitation, len(observed.tensors)),
+        joint_labels=joint,
+        image_priors=tuple(
+            (IMAGE_PRIORS[name], weight) for name, weight in settings.image_priors.items()
+        ),
     )
 
 
@@ -245,7 +136,7 @@ def attack_steps(
             "Check the observed update and the target model for overflowing values."
         )
     return Reconstruction(
-        images=objective.generate(result.latent),
+        images=objective.generate(result.latent).clamp(0, 1),
         labels=objective.labels_of(result.latent),
         latent=result.latent,
         loss=result.loss,
@@ -267,8 +158,14 @@ def searched_space(
         labels=objective.labels,
         seed=stream_seed(seed, "space"),
     )
+    if objective.joint_labels:
+        return _with_joint_labels(latents, objective.knowledge)
     others = len(objective.other_labels)
     return LabelledSpace(latents, 1 + others) if others else latents
+
+
+def _with_joint_labels(latents: LatentSpace, knowledge: ThreatKnowledge) -> LatentSpace:
+    return JointLabelSpace(latents, knowledge.images_per_client * knowledge.classes)
 
 
 def searcher_of(
@@ -283,7 +180,9 @@ def searcher_of(
         PlanError: If it cannot be built of these settings, or not for so small a budget.
     """
     each = max(1, budget // settings.restarts)
-    make_lone = partial(lone_searcher, settings, budget=each, seed=seed)
+    make_lone = partial(
+        lone_searcher, settings, budget=each, seed=seed, image_shape=_image_shape(space)
+    )
     if not isinstance(space, LabelledSpace):
         return _restarted(partial(make_lone, space.dim), settings, settings.restarts, budget)
     lone = make_lone(space.dim - 1)
@@ -309,21 +208,44 @@ def _restarted(
 
 
 def lone_searcher(
-    settings: AttackSettings, dim: int, place: int = 0, *, budget: int, seed: int
+    settings: AttackSettings,
+    dim: int,
+    place: int = 0,
+    *,
+    budget: int,
+    seed: int,
+    image_shape: tuple[int, int, int] | None = None,
 ) -> Searcher:
     """Returns one searcher of an attack whose root of randomness is ``seed``.
+
+    Args:
+        settings: The attack's.
+        dim: Number of coordinates.
+        place: Which of several searchers it is, counted from 0.
+        budget: Candidate evaluations it will spend.
+        seed: The root.
+        image_shape: ``(ch, H, W)`` of the images whose pixels are searched, if they are.
 
     Raises:
         PlanError: If it cannot be built of these settings.
     """
     own = ("searcher", place) if place else ("searcher",)
+    shape = {"image_shape": image_shape} if takes_image_shape(settings.searcher) else {}
     return make_searcher(
         settings.searcher,
         dim=dim,
         budget=budget,
         seed=stream_seed(seed, *own),
+        **shape,
         **settings.searcher_settings,
     )
+
+
+def _image_shape(space: LatentSpace) -> tuple[int, int, int] | None:
+    """Returns the shape of the images whose pixels a space searches; None if it searches none."""
+    if isinstance(space, LabelledSpace | JointLabelSpace):
+        return _image_shape(space.latents)
+    return space.image_shape if isinstance(space, PixelLatentSpace) else None
 
 
 def run_attack(
@@ -353,4 +275,7 @@ def space_to_check(settings: AttackSettings, knowledge: ThreatKnowledge) -> Late
     """Returns a space of the dimension and the views that an attack will search."""
     labels = (0,) * knowledge.images_per_client  # Of no consequence: no direction is sought yet.
     entry = entered(settings.space, settings.space_settings, knowledge)
-    return space_of(settings.space, settings.space_settings, entry, labels=labels, seed=0)
+    space: LatentSpace = space_of(
+        settings.space, settings.space_settings, entry, labels=labels, seed=0
+    )
+    return _with_joint_labels(space, entry) if settings.label_inference == JOINT else space

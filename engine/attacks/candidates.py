@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from engine.attacks.attack import AttackSettings
+from engine.attacks.settings import AttackSettings
 from engine.errors import PlanError
 from search_spaces.latent import LatentSpace, View
 

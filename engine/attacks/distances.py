@@ -54,7 +54,8 @@ class SquaredL2:
             entries(tensor - observed.tensors[name]).square().sum(1)
             for name, tensor in candidates.tensors.items()
         ]
-        return torch.stack(parts).mean(0)
+        # Side by side: sums down a column depend on how many columns there are.
+        return torch.stack(parts, 1).mean(1)
 
     def of_moments(self, moments: Moments) -> Tensor:
         return moments.gap.mean(1)
@@ -88,7 +89,7 @@ class Cosine:
             for name, tensor in candidates.tensors.items()
         ]
         nothing = (own <= EPSILON) | (other <= EPSILON)
-        return torch.where(nothing, 1.0, torch.stack(parts).sum(0) / 2)
+        return torch.where(nothing, 1.0, torch.stack(parts, 1).sum(1) / 2)
 
     def of_moments(self, moments: Moments) -> Tensor:
         own, other, gap = self._parts(moments)

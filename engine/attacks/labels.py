@@ -19,6 +19,9 @@ IMPLAUSIBLE: Final = 100.0
 # Images of the prior that say how far predictions differ from image to image.
 SPREAD_DRAWS: Final = 64
 
+# No rule: the labels are searched with the images, as DLG does.
+JOINT: Final = "joint"
+
 Labels = tuple[int, ...]
 
 

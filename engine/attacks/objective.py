@@ -1,6 +1,6 @@
 """The gradient-matching objective: how far candidates' updates are from the observed one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from engine import validate
 from engine.attacks import regularisers
+from engine.attacks.decoding import Decoder
 from engine.attacks.distances import Distance
+from engine.attacks.image_priors import ImagePrior
 from engine.attacks.knowledge import ThreatKnowledge
 from engine.attacks.matching import (
     CANCELLATION,
@@ -28,7 +30,6 @@ from engine.attacks.searchers.base import Detail
 from engine.attacks.sketches import Sketch
 from engine.defenses.base import Imitation
 from engine.errors import InputError
-from engine.federation.client import compute_update
 from engine.federation.update import Update
 
 
@@ -41,9 +42,8 @@ class GradientMatchingObjective:
     (`Li et al. (2022) <https://arxiv.org/abs/2203.15696>`_, equation 5). Calling it has no side
     effects: it neither counts evaluations nor logs.
 
-    A candidate is as many images as ``labels`` has classes, ``B``; its latent is theirs, one after
-    the other, ``d = B * knowledge.latent_dim``. Where the classes are not certain, the latent may
-    have one number more, the place of its own among ``labels`` and ``other_labels``.
+    A candidate is as many images as ``labels`` has classes, ``B``; what its latent is made of says
+    :class:`~engine.attacks.decoding.Decoder`.
 
     Attributes:
         observed: The update the server received, ``C = 1``.
@@ -56,6 +56,8 @@ class GradientMatchingObjective:
         regulariser_weight: Factor of the penalty.
         chunk_size: Candidates computed at once; what memory has room for if None. Losses do not
             depend on it.
+        joint_labels: Whether latents have the labels of their images, in place of ``labels``.
+        image_priors: Penalties on candidates' images, each with its factor.
 
     Raises:
         InputError: If the generator does not make images in [0, 1].
@@ -71,6 +73,8 @@ class GradientMatchingObjective:
     regulariser_weight: float = 0.0
     chunk_size: int | None = None
     other_labels: tuple[tuple[int, ...], ...] = ()
+    joint_labels: bool = False
+    image_priors: tuple[tuple[ImagePrior, float], ...] = ()
 
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Tensor:
@@ -81,29 +85,9 @@ class GradientMatchingObjective:
     def scores(self, latents: Tensor, wanted: Detail | None = None) -> Scores:
         """Returns losses, and what is wanted beside them, of latents ``(C, d)``."""
         validate.shape(("C", "d"), latents=latents)
+        from engine.attacks.together import evaluate_together  # Deferred: it needs this class.
+
         return evaluate_together([Evaluation(self, latents, wanted)])[0]
-
-    def _differentiated(self, latents: Tensor) -> Scores:
-        """Returns losses ``(C,)`` of latents ``(C, d)``, and their gradients ``(C, d)``.
-
-        White-box: differentiates generator, target model and imitated defense. Costs several
-        evaluations, in time and in memory.
-        """
-        with torch.enable_grad():
-            leaves = latents.detach().clone().requires_grad_()
-            labels, knowledge = self._labels(leaves), self.knowledge
-            updates = compute_update(
-                knowledge.model,
-                knowledge.generate(self._codes(leaves), labels),
-                labels,
-                images_per_client=len(self.labels),
-                training=knowledge.training,
-                differentiable=True,
-            )
-            distances = self.distance(self.imitate(updates), self.observed)
-            losses = distances + self._penalties(leaves)
-            [gradients] = torch.autograd.grad(losses.sum(), [leaves])
-        return Scores(losses.detach(), gradients)
 
     @torch.no_grad()
     def loss_alone(self, latent: Tensor) -> Tensor:
@@ -113,20 +97,41 @@ class GradientMatchingObjective:
         one may be a matter of its own. Calling it generates as many candidates as a pass through
         the target model has at least, which a costly generator would feel.
         """
+        from engine.attacks.together import distances_of  # Deferred: it needs this class.
+
         images = self.generate(latent).unflatten(0, (1, len(self.labels)))
         alone = Evaluation(self, filled_up(latent))
-        [scores] = _distances([alone], [filled_up(images).flatten(0, 1)])
+        [scores] = distances_of([alone], [filled_up(images).flatten(0, 1)])
         distance = scores.losses[:1].to(latent.dtype)
-        return distance + self._penalties(latent)
+        return distance + self.penalties(latent, images)
 
     @torch.no_grad()
     def generate(self, latents: Tensor) -> Tensor:
         """Returns images ``(C * B, ch, H, W)`` of the attributed classes for latents ``(C, d)``."""
-        return self.knowledge.generate(self._codes(latents), self._labels(latents))
+        return self.decoder.generate(latents)
 
     def labels_of(self, latent: Tensor) -> tuple[int, ...]:
         """Returns the classes attributed to the images of a latent ``(1, d)``, ascending."""
-        return tuple(sorted(self._labels(latent).tolist()))
+        return tuple(sorted(self.decoder.classes(latent).tolist()))
+
+    def penalties(self, latents: Tensor, images: Tensor) -> Tensor:
+        """Returns what is added to the distances ``(C,)`` of latents ``(C, d)``.
+
+        Args:
+            latents: The latents.
+            images: Their images, ``(C, B, ch, H, W)``.
+        """
+        total = self.regulariser_weight * self.regulariser(self.decoder.own(latents))
+        for prior, weight in self.image_priors:
+            total = total + weight * prior(images, self.knowledge.model)
+        return total
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Takes latents apart, and makes their images."""
+        device = next(iter(self.observed.tensors.values())).device
+        hypotheses = torch.tensor((self.labels, *self.other_labels), device=device)
+        return Decoder(self.knowledge, hypotheses, self.joint_labels)
 
     @cached_property
     def matcher(self) -> Matcher:
@@ -145,6 +150,19 @@ class GradientMatchingObjective:
             return self.matcher.chunks(updates=self.why_updates != "")
         return Chunks(self.chunk_size)
 
+    def chunks_for(self, wanted: Detail | None) -> Chunks:
+        """Returns how many candidates are computed at once where ``wanted`` is wanted of them."""
+        if wanted == "gradients" and self.chunk_size is None:
+            return self.matcher.chunks(updates=True)
+        return self.chunks
+
+    @property
+    def kind(self) -> object:
+        """What objectives have in common whose candidates can be evaluated in one pass."""
+        known = self.knowledge
+        clients = (known.images_per_client, known.training, self.joint_labels)
+        return id(known.model), known.generate, known.latent_dim, clients
+
     @cached_property
     def why_updates(self) -> str:
         """Why candidates' whole updates are computed; empty where their moments suffice."""
@@ -160,14 +178,13 @@ class GradientMatchingObjective:
         return str(self.matcher)
 
     @cached_property
-    def _observation(self) -> Observation:
+    def observation(self) -> Observation:
         form = self.imitate.masked_scaling()
         return Observation(self.observed, form.masks if form else {})
 
     @cached_property
     def _image_shape(self) -> tuple[int, int, int]:
-        some = next(iter(self.observed.tensors.values()))
-        images = self.generate(some.new_zeros(1, self._dim))
+        images = self.generate(self._zeros(1))
         low, high = float(images.min()), float(images.max())
         if images.ndim != 4 or not 0 <= low <= high <= 1:
             raise InputError(
@@ -177,30 +194,13 @@ class GradientMatchingObjective:
         channels, height, width = images.shape[1:]
         return channels, height, width
 
-    @property
-    def _dim(self) -> int:
-        return len(self.labels) * self.knowledge.latent_dim
+    def _zeros(self, candidates: int) -> Tensor:
+        some = next(iter(self.observed.tensors.values()))
+        return some.new_zeros(candidates, self.decoder.dim)
 
     @cached_property
-    def _label_sets(self) -> Tensor:
-        return torch.tensor((self.labels, *self.other_labels), device=self._observation.device)
-
-    def _labels(self, latents: Tensor) -> Tensor:
-        """Returns the labels of all images of latents, ``(C * B,)``."""
-        if latents.shape[1] == self._dim:
-            return self._label_sets[0].expand(len(latents), -1).flatten()
-        return self._label_sets[latents[:, self._dim].long()].flatten()
-
-    def _codes(self, latents: Tensor) -> Tensor:
-        """Returns the latents of all images, ``(C * B, latent_dim)``."""
-        return latents[:, : self._dim].reshape(-1, self.knowledge.latent_dim)
-
-    def _penalties(self, latents: Tensor) -> Tensor:
-        return self.regulariser_weight * self.regulariser(latents[:, : self._dim])
-
-    @cached_property
-    def _sketched_observation(self) -> Observation:
-        return replace(self._observation, values=frozenset(self._sketch.names))
+    def sketched_observation(self) -> Observation:
+        return replace(self.observation, values=frozenset(self._sketch.names))
 
     @cached_property
     def _sketch(self) -> Sketch:
@@ -211,22 +211,21 @@ class GradientMatchingObjective:
         """By how much sketches are too short, where they do not see all tensors."""
         if len(self._sketch.names) == len(self.observed.tensors):
             return 1.0
-        some = next(iter(self.observed.tensors.values()))
-        squared = self._imitated_squares(self.generate(some.new_zeros(FEWEST, self._dim)))
+        squared = self._imitated_squares(self.generate(self._zeros(FEWEST)))
         weighted = squared * self.distance.factors(squared).square()
         return float(self._sketch.seen(weighted)[0]) ** -0.5
 
     def _imitated_squares(self, images: Tensor) -> Tensor:
         """Returns squared norms of ``FEWEST`` candidates' imitated updates, ``(C, tensors)``."""
-        labels = self._label_sets[0].expand(FEWEST, -1).flatten()
+        labels = self.decoder.labels(self._zeros(FEWEST))
         form = self.imitate.masked_scaling()
         if self.why_updates or form is None:
             return self.imitate(self.matcher.updates(images, labels)).squared_norms()
-        [moments] = self.matcher.moments(images, labels, [(self._observation, FEWEST)])
+        [moments] = self.matcher.moments(images, labels, [(self.observation, FEWEST)])
         squared = moments.squared
         return squared if form.scale is None else form.scale(squared).square() * squared
 
-    def _of_moments(self, moments: Moments, images: Tensor, latents: Tensor) -> Scores:
+    def of_moments(self, moments: Moments, images: Tensor, latents: Tensor) -> Scores:
         """Returns scores; between updates where moments leave too few digits of a loss."""
         form = self.imitate.masked_scaling()
         assert form is not None
@@ -243,16 +242,14 @@ class GradientMatchingObjective:
         if not len(near):
             return Scores(distances, sketches)
         enough = filled_up(near)
-        again = self._between_updates(
+        again = self.between_updates(
             images.unflatten(0, (len(latents), -1))[enough].flatten(0, 1), latents[enough]
         )
         whole = distances.index_copy(0, near, again.losses[: len(near)].double())
         return Scores(whole, sketches)
 
-    def _between_updates(
-        self, images: Tensor, latents: Tensor, *, sketched: bool = False
-    ) -> Scores:
-        candidates = self.imitate(self.matcher.updates(images, self._labels(latents)))
+    def between_updates(self, images: Tensor, latents: Tensor, *, sketched: bool = False) -> Scores:
+        candidates = self.imitate(self.matcher.updates(images, self.decoder.labels(latents)))
         distances = self.distance(candidates, self.observed)
         if not sketched:
             return Scores(distances)
@@ -268,127 +265,4 @@ class GradientMatchingObjective:
         sketches = self._sketch(tensors, self._magnification * factors)
         if self.regulariser is not regularisers.prior:
             return sketches
-        return torch.cat([sketches, self.regulariser_weight**0.5 * latents[:, : self._dim]], 1)
-
-
-MatchingEvaluation = Evaluation[GradientMatchingObjective]
-
-
-@torch.no_grad()
-def evaluate_together(evaluations: Sequence[MatchingEvaluation]) -> list[Scores]:
-    """Returns the scores of each evaluation.
-
-    All candidates are one population: generated in one batch and compared in one pass through the
-    target model, as far as memory allows. Losses are those of each objective called alone.
-
-    Args:
-        evaluations: Of objectives of one target model, generator, training and number of images.
-    """
-    sizes = [len(one.latents) for one in evaluations]
-    starts = [sum(sizes[:place]) for place in range(len(sizes))]
-
-    def score(start: int, stop: int) -> dict[int, Scores]:
-        rows = [slice(max(0, start - first), max(0, stop - first)) for first in starts]
-        parts = {
-            place: one._replace(latents=one.latents[some])
-            for place, (one, some) in enumerate(zip(evaluations, rows, strict=True))
-            if len(one.latents[some])
-        }
-        return dict(zip(parts, _score(list(parts.values())), strict=True))
-
-    chunks = min((one.objective.chunks for one in evaluations), key=lambda chunks: chunks.size)
-    found = chunks.map(score, sum(sizes))
-    return [
-        _joined_scores([some[place] for some in found if place in some])
-        for place in range(len(evaluations))
-    ]
-
-
-def _joined_scores(parts: Sequence[Scores]) -> Scores:
-    losses = _joined([part.losses for part in parts])
-    details = [part.details for part in parts if part.details is not None]
-    return Scores(losses, _joined(details) if details else None)
-
-
-def _score(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
-    """Returns the scores of each objective's latents; none of them is empty."""
-    padded = [one._replace(latents=filled_up(one.latents)) for one in parts]
-    compared = [one for one in padded if one.wanted != "gradients"]
-    found = iter(_compared(compared) if compared else ())
-    scores = [
-        one.objective._differentiated(one.latents) if one.wanted == "gradients" else next(found)
-        for one in padded
-    ]
-    return [
-        Scores(
-            each.losses[: len(one.latents)],
-            None if each.details is None else each.details[: len(one.latents)],
-        )
-        for one, each in zip(parts, scores, strict=True)
-    ]
-
-
-def _compared(evaluations: Sequence[MatchingEvaluation]) -> list[Scores]:
-    """Returns the scores of each, from one pass through generator and target model."""
-    images = _generate([one.objective for one in evaluations], [one.latents for one in evaluations])
-    return [
-        scores._replace(
-            losses=scores.losses.to(one.latents.dtype) + one.objective._penalties(one.latents)
-        )
-        for one, scores in zip(evaluations, _distances(evaluations, images), strict=True)
-    ]
-
-
-def _generate(
-    objectives: Sequence[GradientMatchingObjective], latents: Sequence[Tensor]
-) -> list[Tensor]:
-    """Returns the images of each objective's latents, made in one batch."""
-    first = objectives[0]
-    pairs = list(zip(objectives, latents, strict=True))
-    images = first.knowledge.generate(
-        _joined([one._codes(some) for one, some in pairs]),
-        _joined([one._labels(some) for one, some in pairs]),
-    )
-    return list(images.split([len(some) * len(first.labels) for some in latents]))
-
-
-def _distances(evaluations: Sequence[MatchingEvaluation], images: Sequence[Tensor]) -> list[Scores]:
-    """Returns each one's distances: in one pass for all those that moments suffice."""
-    quick = [place for place, one in enumerate(evaluations) if not one.objective.why_updates]
-    moments: dict[int, Moments] = {}
-    if quick:
-        found = evaluations[0].objective.matcher.moments(
-            _joined([images[place] for place in quick]),
-            _joined([_labels_of(evaluations[place]) for place in quick]),
-            [
-                (_observation_of(evaluations[place]), len(evaluations[place].latents))
-                for place in quick
-            ],
-        )
-        moments = dict(zip(quick, found, strict=True))
-    return [
-        one.objective._of_moments(moments[place], images[place], one.latents)
-        if place in moments
-        else one.objective._between_updates(
-            images[place], one.latents, sketched=one.wanted == "sketches"
-        )
-        for place, one in enumerate(evaluations)
-    ]
-
-
-def _labels_of(evaluation: MatchingEvaluation) -> Tensor:
-    return evaluation.objective._labels(evaluation.latents)
-
-
-def _observation_of(evaluation: MatchingEvaluation) -> Observation:
-    objective = evaluation.objective
-    return (
-        objective._sketched_observation
-        if evaluation.wanted == "sketches"
-        else objective._observation
-    )
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Returns tensors one below the other; a single one as it is."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        return torch.cat([sketches, self.regulariser_weight**0.5 * self.decoder.own(latents)], 1)

@@ -12,11 +12,13 @@ from search_spaces.latent import LatentSpace, Source
 from search_spaces.latent_spaces import check_space, make_space
 from search_spaces.latent_spaces.features import FeatureSynthesis, feature_synthesis
 from search_spaces.latent_spaces.mapped import Synthesis, mapped_dim
+from search_spaces.latent_spaces.pixels import Pixels
 
-# The spaces beyond a generator's mapping network, and of its features beside its latents: their
-# latents are another generator's, so to speak.
+# The spaces beyond a generator's mapping network, of its features beside its latents, and of images
+# without it: their latents are another generator's, so to speak.
 MAPPED = "w"
 FEATURES = "features"
+PIXELS = "pixels"
 
 
 def check_space_settings(name: str, settings: Mapping[str, object]) -> None:
@@ -47,6 +49,9 @@ def entered(name: str, settings: Mapping[str, Any], knowledge: ThreatKnowledge) 
         if name == FEATURES:
             synthesis = feature_synthesis(generate, device, **settings)
             return replace(knowledge, generate=synthesis, latent_dim=synthesis.latent_dim)
+        if name == PIXELS:
+            pixels = Pixels(_image_shape(knowledge, device))
+            return replace(knowledge, generate=pixels, latent_dim=pixels.latent_dim)
     except ValueError as error:
         raise PlanError(str(error)) from error
     return knowledge
@@ -87,6 +92,14 @@ def space_of(
         )
     except ValueError as error:
         raise PlanError(str(error)) from error
+
+
+@torch.no_grad()
+def _image_shape(knowledge: ThreatKnowledge, device: torch.device) -> tuple[int, int, int]:
+    latents = torch.zeros(1, knowledge.latent_dim, device=device)
+    labels = torch.zeros(1, dtype=torch.long, device=device)
+    channels, height, width = knowledge.generate(latents, labels).shape[1:]
+    return channels, height, width
 
 
 def _device_of(knowledge: ThreatKnowledge) -> torch.device:

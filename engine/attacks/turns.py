@@ -4,13 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from engine.attacks.objective import (
-    GradientMatchingObjective,
-    MatchingEvaluation,
-    evaluate_together,
-)
+from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.scores import Scores
 from engine.attacks.search import Steps
+from engine.attacks.together import MatchingEvaluation, evaluate_together
 
 Result = TypeVar("Result")
 

@@ -136,10 +136,9 @@ def _console() -> Console:
 
 def _print_outline(plan: Any, lab: Any, console: Console) -> None:
     from engine.lab import matching_paths, trial_specs
-    from engine.trial import SEARCHES
 
     specs = trial_specs(plan)
-    searches = [spec for spec in specs if spec.attack in SEARCHES]
+    searches = [spec for spec in specs if spec.searches]
     console.print(f"Plan {plan.name!r} is fine: {len(specs)} trials.", highlight=False)
     console.print(f"  targets    {plan.targets}", highlight=False)
     client = plan.client
@@ -148,15 +147,22 @@ def _print_outline(plan: Any, lab: Any, console: Console) -> None:
             f"  client     {client.images} images, {client.local_steps} local steps",
             highlight=False,
         )
-    searchers = [settings.searcher for settings in plan.attack.settings()]
-    for name, values in (("searchers", searchers), ("seeds", plan.all_seeds())):
+    lineup = plan.lineup()
+    several = {
+        "attacks": list(dict.fromkeys(attack.name for attack in lineup)),
+        "searchers": list(dict.fromkeys(attack.settings.searcher for attack in lineup)),
+        "seeds": plan.all_seeds(),
+    }
+    for name, values in several.items():
         if len(values) > 1:
             console.print(f"  {name:<10} {', '.join(map(str, values))}", highlight=False)
     for label, path in matching_paths(plan, lab).items():
         console.print(f"  defense    {label}, compared by {path}", highlight=False, soft_wrap=True)
-    evaluations = len(searches) * plan.attack.budget
+    budgets = sorted({spec.budget for spec in searches})
+    each = f"{budgets[0]}" if len(budgets) == 1 else f"{budgets[0]} to {budgets[-1]}"
+    evaluations = sum(spec.budget for spec in searches)
     console.print(
-        f"  searches   {len(searches)} of {plan.attack.budget} evaluations, {evaluations} in all",
+        f"  searches   {len(searches)} of {each} evaluations, {evaluations} in all",
         highlight=False,
     )
 

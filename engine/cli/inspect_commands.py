@@ -87,6 +87,7 @@ def doctor() -> None:
 
 def _listings() -> dict[str, Callable[[], dict[str, str]]]:
     from engine.attacks import PRESETS
+    from engine.datasets import DATASETS
     from engine.defenses import DEFENSES
     from engine.federation.target_models import TARGET_MODELS
     from engine.generators import GENERATORS
@@ -98,6 +99,7 @@ def _listings() -> dict[str, Callable[[], dict[str, str]]]:
             name: f"{s.searcher}, {s.distance}, regulariser {s.regulariser}"
             for name, s in PRESETS.items()
         },
+        "datasets": DATASETS.summaries,
         "defenses": DEFENSES.summaries,
         "generators": GENERATORS.summaries,
         "metrics": lambda: {

@@ -172,7 +172,9 @@ def classifier(
     skip_unreadable: SkipUnreadable = False,
     note: Note = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
-    body: Annotated[str | None, typer.Option(help=f"small or deep. {AS_SUITS}")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help=f"convolutional or deep. {AS_SUITS}")
+    ] = None,
     precision: Precision = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -190,11 +192,16 @@ def classifier(
         note=note,
     )
     chosen, training = suited_classifier(
-        public.image_shape, epochs=epochs, body=body, precision=precision
+        public.image_shape, epochs=epochs, architecture=architecture, precision=precision
     )
     with _steps("training the classifier", epochs, public) as on_batch:
         figures = pretrain_classifier(
-            public, output, training, body=chosen, made=_made(seed, device), on_batch=on_batch
+            public,
+            output,
+            training,
+            architecture=chosen,
+            made=_made(seed, device),
+            on_batch=on_batch,
         )
     _show(figures, output)
 

@@ -65,7 +65,7 @@ def compute_update(
         model: Target model in evaluation mode: images ``(N, ch, H, W)`` to logits ``(N, K)``.
         images: Private or candidate images, every client's next to each other,
             ``(C * B, ch, H, W)`` in [0, 1].
-        labels: Class indices, ``(C * B,)``.
+        labels: Class indices, ``(C * B,)``; or probabilities of every class, ``(C * B, K)``.
         images_per_client: ``B``.
         training: How a client comes from its images to its update.
         chunk_size: Clients whose updates are computed at once; all of them if None. Changes
@@ -77,7 +77,7 @@ def compute_update(
         UnsupportedModelError: If the model is in training mode or has nothing to train.
     """
     validate.shape(("C", "ch", "H", "W"), images=images)
-    validate.shape(("C",), labels=labels)
+    validate.shape(("C",) if labels.ndim != 2 else ("C", "K"), labels=labels)
     trainable = trainable_parameters(model)
     places = _places(model, trainable)
     if len(images) % images_per_client:
@@ -143,7 +143,10 @@ def _places(model: nn.Module, trainable: Collection[str]) -> dict[str, str]:
 
 
 def batch_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the sum of the cross-entropies of logits ``(N, K)``, which clients minimise."""
+    """Returns the sum of the cross-entropies of logits ``(N, K)``, which clients minimise.
+
+    Labels are class indices ``(N,)`` or probabilities ``(N, K)``.
+    """
     return nn.functional.cross_entropy(logits, labels, reduction="sum")
 
 

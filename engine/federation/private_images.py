@@ -1,5 +1,7 @@
 """Private images: what the clients of a simulated federation hold. No attack may import this."""
 
+import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -8,9 +10,14 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints import read_tensors
+from engine.datasets import Dataset, LabelledImages
 from engine.errors import InputError, PlanError
 
 TENSORS = ("images", "labels", "distractor_images", "distractor_labels")
+TARGETS_PER_CLASS, DISTRACTORS_PER_CLASS = 4, 99
+# Of data sets with more classes, clients hold images of as many as the audit attacks.
+MANY_CLASSES = 100
+GOLDEN_RATIO = 0.618
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,15 @@ class PrivateImages:
         """Returns what one client of ``B`` images holds, with all distractors."""
         own = slice(client * images, (client + 1) * images)
         return replace(self, images=self.images[own], labels=self.labels[own])
+
+    def sha256(self) -> str:
+        """Returns a hash of all images and labels, in hexadecimal."""
+        digest = hashlib.sha256()
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            digest.update(f"{field.name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def donor_of(self, client: int, images: int) -> int:
         """Returns another client of ``B`` images to attack in place of ``client``.
@@ -88,6 +104,66 @@ def load_private_images(path: Path) -> PrivateImages:
         labels=tensors["labels"],
         distractor_images=tensors["distractor_images"] / 255,
         distractor_labels=tensors["distractor_labels"],
+    )
+
+
+def read_private_images(dataset: Dataset, folder: Path, *, needed: int) -> PrivateImages:
+    """Chooses clients' images of a data set's test split, the same ones every time.
+
+    One of each class after the other, the first of its files, so that any number of targets is
+    spread over the classes; the next files of the classes that are attacked are distractors. Of a
+    data set of many classes, only as many are read as images are attacked, spread over all.
+
+    Args:
+        dataset: The data set.
+        folder: Where the user keeps it.
+        needed: Private images that the audit attacks; there are more, if the data set has them.
+
+    Raises:
+        InputError: If files are missing, damaged or laid out otherwise, or too few of a class.
+    """
+    labels = _spread(len(dataset.classes), needed)
+    rows = max(TARGETS_PER_CLASS, -(-needed // len(labels)))
+    pictures = dataset.read(folder, "test", classes=labels, per_class=rows + DISTRACTORS_PER_CLASS)
+    return _choose(pictures, labels, needed=needed, rows=rows)
+
+
+def _spread(classes: int, needed: int) -> tuple[int, ...]:
+    """Returns the labels clients hold, in their order: all, or of many classes ``needed``.
+
+    Those are multiples of about the golden ratio of their number, round and round, which leaves no
+    large gap however many there are.
+    """
+    if classes <= MANY_CLASSES:
+        return tuple(range(classes))
+    step = next(
+        step
+        for step in range(round(GOLDEN_RATIO * classes), classes)
+        if math.gcd(step, classes) == 1
+    )
+    return tuple(place * step % classes for place in range(min(needed, classes)))
+
+
+def _choose(
+    pictures: LabelledImages, labels: tuple[int, ...], *, needed: int, rows: int
+) -> PrivateImages:
+    """Returns ``rows`` private images of each class, and distractors of those attacked."""
+    own = {label: (pictures.labels == label).nonzero()[:, 0] for label in labels}
+    label, fewest = min(((label, len(found)) for label, found in own.items()), key=lambda x: x[1])
+    if fewest <= rows:
+        raise InputError(
+            f"Expected at least {rows + 1} test images of each class for {needed} private images "
+            f"and others to tell them from, got {fewest} of class {label}. Lower targets, or "
+            "unpack the data set whole."
+        )
+    targets = torch.stack([found[:rows] for found in own.values()], dim=1).flatten()
+    attacked = set(pictures.labels[targets[:needed]].tolist())
+    distractors = torch.cat([own[label][rows:] for label in labels if label in attacked])
+    return PrivateImages(
+        images=pictures.images[targets] / 255,
+        labels=pictures.labels[targets],
+        distractor_images=pictures.images[distractors] / 255,
+        distractor_labels=pictures.labels[distractors],
     )
 
 

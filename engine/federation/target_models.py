@@ -12,6 +12,8 @@ from engine.registry import Registry
 from engine.seeding import stream_seed
 
 TARGET_MODELS: Registry[nn.Module] = Registry("target model")
+# Of ImageNet's images, as torchvision's trained weights expect them to be taken off and divided by.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def make_target_model(
@@ -71,6 +73,35 @@ def resnet18(*, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     elif channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     return model
+
+
+@TARGET_MODELS.register("resnet18_imagenet")
+def resnet18_imagenet(*, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The same ResNet-18 behind ImageNet's normalisation, as torchvision's trained weights expect.
+
+    Its parameters have the names and shapes of ``resnet18``: only what it does to images differs.
+    """
+    if image_shape[0] != 3:
+        raise UnsupportedModelError(
+            f"Expected colour images (3, H, W) for resnet18_imagenet, got {image_shape}. "
+            "Use resnet18."
+        )
+    model = resnet18(image_shape=image_shape, classes=classes)
+    model.register_forward_pre_hook(_normalise_input)
+    return model
+
+
+def normalise_as_imagenet(images: Tensor) -> Tensor:
+    """Returns images ``(N, 3, H, W)`` in [0, 1] as networks trained on ImageNet expect them."""
+    mean, std = (
+        images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (images - mean) / std
+
+
+def _normalise_input(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    del model
+    return (normalise_as_imagenet(inputs[0]), *inputs[1:])
 
 
 @dataclass(frozen=True)

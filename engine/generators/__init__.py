@@ -1,6 +1,7 @@
 """Generators: latents and labels to images, pre-trained on public images, frozen."""
 
 from engine.generators.base import GENERATORS, Generator
+from engine.generators.biggan import BigGanGenerator
 from engine.generators.deconvolutional import DeconvolutionalGenerator
 from engine.generators.loading import load_generator
 from engine.generators.mlp import MlpGenerator
@@ -8,6 +9,7 @@ from engine.generators.upsampling import UpsamplingGenerator
 
 __all__ = [
     "GENERATORS",
+    "BigGanGenerator",
     "DeconvolutionalGenerator",
     "Generator",
     "MlpGenerator",

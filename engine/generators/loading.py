@@ -1,13 +1,18 @@
 """Loads a trained generator from its weights and the card beside them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.checkpoints import check_sha256, load_weights, read_card, read_tensors
 from engine.errors import InputError, PlanError
 from engine.generators.base import GENERATORS
+from engine.generators.biggan import fold_spectral_norms, published_card
+
+PUBLISHED_CONFIG = "config.json"
 
 
 def load_generator(weights: Path, *, sha256: str | None = None) -> Any:
@@ -15,15 +20,32 @@ def load_generator(weights: Path, *, sha256: str | None = None) -> Any:
 
     Args:
         weights: A safetensors file; the JSON card of the same name beside it gives the
-            architecture, its settings and the file's hash.
+            architecture, its settings and the file's hash. Without one, ``config.json`` beside it,
+            as published with BigGAN, does.
         sha256: Expected hash; the card's if None.
 
     Raises:
         InputError: If a file is missing, unsafe or damaged, the hash differs, or the images do not
             have the shape and range the card promises.
+        InfrastructureError: If the architecture needs a package that is not installed.
     """
     tensors = read_tensors(weights, sha256=sha256)
-    card = read_card(weights.with_suffix(".json"))
+    generator = _make(weights, tensors)
+    generator.eval()
+    fold_spectral_norms(generator)
+    generator.requires_grad_(False)
+    _check_images(generator, weights)
+    return generator
+
+
+def _make(weights: Path, tensors: Mapping[str, Tensor]) -> Any:
+    """Returns the generator that the card beside the weights describes, with the weights in it."""
+    beside, published = weights.with_suffix(".json"), weights.with_name(PUBLISHED_CONFIG)
+    if published.is_file() and not beside.is_file():
+        beside, card = published, published_card(published)
+        tensors = {f"network.{name}": tensor for name, tensor in tensors.items()}
+    else:
+        card = read_card(beside)
     check_sha256(weights, card.get("sha256"))
     try:
         settings = dict(card["settings"])
@@ -31,12 +53,10 @@ def load_generator(weights: Path, *, sha256: str | None = None) -> Any:
         generator = GENERATORS.make(card["architecture"], **settings)
     except (KeyError, TypeError, PlanError) as error:
         raise InputError(
-            f"Expected a known architecture and its settings in {weights.with_suffix('.json')}, "
+            f"Expected a known architecture and its settings in {beside}, "
             f"got something else: {error}"
         ) from error
     load_weights(generator, tensors, source=str(weights))
-    generator.eval().requires_grad_(False)
-    _check_images(generator, weights)
     return generator
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -16,8 +16,11 @@ from engine.federation.training import accuracy, train_classifier
 from engine.generators.training import PRECISIONS
 from engine.pretraining.cards import Made, write_weights
 from engine.pretraining.public_data import PublicData
-from engine.scoring.evaluation_classifier import BODIES, EvaluationClassifier
+from engine.scoring.evaluation_classifier import CLASSIFIERS
 from engine.seeding import stream_seed
+
+# Those of ``CLASSIFIERS`` that are made here; the others come with weights of their own.
+TRAINED: Final = ("convolutional", "deep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +45,19 @@ def suited_classifier(
     image_shape: tuple[int, int, int],
     *,
     epochs: int,
-    body: str | None = None,
+    architecture: str | None = None,
     precision: str | None = None,
 ) -> tuple[str, ClassifierTraining]:
-    """Returns the body and the training of an evaluation classifier for images of a shape.
+    """Returns the architecture and the training of an evaluation classifier for images of a shape.
 
     Args:
         image_shape: ``(ch, H, W)``.
         epochs: Passes over the training images.
-        body: One of ``BODIES``; as suits the shape if None.
-        precision: One of ``PRECISIONS``; as suits the body if None.
+        architecture: One of ``TRAINED``; as suits the shape if None.
+        precision: One of ``PRECISIONS``; as suits the architecture if None.
     """
-    chosen = body or ("deep" if image_shape[0] == 3 else "small")
-    validate.choice(BODIES, body=chosen)
+    chosen = architecture or ("deep" if image_shape[0] == 3 else "convolutional")
+    validate.choice(TRAINED, architecture=chosen)
     deep = chosen == "deep"
     chosen_precision = precision or ("bfloat16" if deep else "float32")
     validate.choice(PRECISIONS, precision=chosen_precision)
@@ -67,7 +70,7 @@ def pretrain_classifier(
     output: Path,
     training: ClassifierTraining,
     *,
-    body: str = "small",
+    architecture: str = "convolutional",
     made: Made,
     on_batch: Callable[[], None],
 ) -> dict[str, float]:
@@ -75,10 +78,10 @@ def pretrain_classifier(
     _check_classes(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(made.seed, "classifier"))
-        classifier = EvaluationClassifier(
-            image_shape=data.image_shape, classes=len(data.classes), body=body
+        classifier = CLASSIFIERS.make(
+            architecture, image_shape=data.image_shape, classes=len(data.classes)
         )
-    card = {"kind": "evaluation classifier", "settings": {"body": body}}
+    card = {"kind": "evaluation classifier", "architecture": architecture}
     path = output / "classifier.safetensors"
     return _pretrain(classifier, data, path, card, training, made, on_batch)
 
@@ -97,7 +100,7 @@ def pretrain_target_model(
     model = make_target_model(
         name, image_shape=data.image_shape, classes=len(data.classes), seed=made.seed
     )
-    card = {"kind": "target model", "architecture": name, "settings": {}}
+    card = {"kind": "target model", "architecture": name}
     path = output / f"{name}.safetensors"
     return _pretrain(model, data, path, card, training, made, on_batch)
 
@@ -138,8 +141,7 @@ def _pretrain(
         "test_accuracy": round(accuracy(model, test.images, test.labels), 4),
         "training_accuracy": round(accuracy(model, train.images, train.labels), 4),
     }
-    settings = {"classes": len(data.classes), "image_shape": list(data.image_shape)}
-    card["settings"] = {**settings, **card["settings"]}
+    card["settings"] = {"classes": len(data.classes), "image_shape": list(data.image_shape)}
     card |= {"training": asdict(training), "training_images": len(train.images)}
     card |= {"seconds": round(time.monotonic() - started), "figures": figures}
     write_weights(path, model, card, data, made)

@@ -34,7 +34,7 @@ def find_judge(
             return None
         reference = _reference(dataset, output)
     judge = load_classifier(weights_path(reference, "classifier"))
-    shape, classes = judge.image_shape, judge.classifier.out_features
+    shape, classes = judge.image_shape, judge.classes
     if (shape, classes) != (data.image_shape, len(data.classes)):
         raise InputError(
             f"Expected an evaluation classifier of images {data.image_shape} and "

@@ -2,12 +2,14 @@
 
 from engine.reporting.figures import montage
 from engine.reporting.page import render_page
+from engine.reporting.paper_table import paper_markdown
 from engine.reporting.tables import TableRow, markdown_table, render_terminal, table_rows
 
 __all__ = [
     "TableRow",
     "markdown_table",
     "montage",
+    "paper_markdown",
     "render_page",
     "render_terminal",
     "table_rows",

@@ -7,7 +7,9 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from engine.reporting.tables import TableRow, defenses_of, several_searchers, table_rows
+from engine.reporting.tables import TableRow, defenses_of, several_attacks, table_rows
+from engine.scoring.variants import ATTACKING, is_attack
+from engine.scoring.verdict import ATTACK
 
 CONTROL_NAMES: Final = {
     "prior_only": "prior_only: no update used",
@@ -50,8 +52,8 @@ class Strip:
 
     Attributes:
         name: What the images are.
-        note: A second line: the searcher, or which defense a control belongs to.
-        kind: ``original``, ``ggl`` or the name of a control.
+        note: A second line: what attacked, or which defense a control belongs to.
+        kind: ``original``, ``attack`` or the name of a control.
         images: For each target the name of its images, or None if there are none.
         psnr: For each target the mean PSNR of its images in dB, or None.
     """
@@ -67,7 +69,7 @@ def curves_of(summary: Mapping[str, Any], row: TableRow) -> list[Curve]:
     """Returns the loss and the PSNR of the attack on one defense; empty if nothing was traced."""
     traces = [
         trial["trace"]
-        for trial in trials_of(summary, row.defense, "ggl", row.searcher)
+        for trial in trials_of(summary, row.defense, ATTACK, row.by)
         if trial.get("trace")
     ]
     losses, psnrs = (
@@ -130,32 +132,30 @@ def strips_of(
     )
     strips = [originals]
     rows = table_rows(summary)
-    several = several_searchers(rows)
+    several = several_attacks(rows)
     for index, defense in enumerate(defenses_of(summary)):
-        searchers = [row.searcher for row in rows if row.defense == defense]
+        names = [row.by for row in rows if row.defense == defense]
         if index == 0 or not first_controls_only:
             strips += [
-                _strip(summary, images, targets, defense, control, searcher)
+                _strip(summary, images, targets, defense, control, by)
                 for control in CONTROL_NAMES
-                for searcher in (searchers if several and control == "shuffled" else [""])
+                for by in (names if several and control == ATTACKING else [""])
             ]
-        strips += [
-            _strip(summary, images, targets, defense, "ggl", searcher) for searcher in searchers
-        ]
+        strips += [_strip(summary, images, targets, defense, ATTACK, by) for by in names]
     strips.append(_strip(summary, images, targets, "any", "oracle"))
     return targets, [strip for strip in strips if any(strip.images)]
 
 
 def trials_of(
-    summary: Mapping[str, Any], defense: str, attack: str, searcher: str = ""
+    summary: Mapping[str, Any], defense: str, kind: str, by: str = ""
 ) -> list[Mapping[str, Any]]:
-    """Returns the trials of an attack on a defense, of all searchers if none is named."""
+    """Returns the trials of a control, or of ``ATTACK``, on a defense; of all if none is named."""
     return [
         trial
         for trial in summary["trials"]
         if trial["defense"] == defense
-        and trial["attack"] == attack
-        and searcher in ("", trial.get("searcher"))
+        and (is_attack(trial) if kind == ATTACK else trial["attack"] == kind)
+        and by in ("", trial.get("by"))
     ]
 
 
@@ -178,26 +178,26 @@ def _strip(
     images: Container[str],
     targets: Sequence[int],
     defense: str,
-    attack: str,
-    searcher: str = "",
+    kind: str,
+    by: str = "",
 ) -> Strip:
-    """Returns the strip of an attack's first trial for each target."""
+    """Returns the strip of the first trial for each target."""
     first: dict[int, Mapping[str, Any]] = {}
-    for trial in trials_of(summary, defense, attack, searcher):
+    for trial in trials_of(summary, defense, kind, by):
         if trial["id"] in images:
             first.setdefault(trial["target"], trial)
     names = {
-        "ggl": f"Attack, defense: {defense}",
+        ATTACK: f"Attack, defense: {defense}",
         "oracle": "oracle: the generator's best",
         **CONTROL_NAMES,
     }
-    by = f"by {searcher}" if searcher else ""
-    notes = {"ggl": f"rebuilt {by}".rstrip(), "oracle": "the ceiling"}
+    whose = f"by {by}" if by else ""
+    notes = {ATTACK: f"rebuilt {whose}".rstrip(), "oracle": "the ceiling"}
     found = [first.get(target, {}) for target in targets]
     return Strip(
-        name=names[attack],
-        note=notes.get(attack, ", ".join(filter(None, [f"defense: {defense}", by]))),
-        kind=attack,
+        name=names[kind],
+        note=notes.get(kind, ", ".join(filter(None, [f"defense: {defense}", whose]))),
+        kind=kind,
         images=[trial.get("id") for trial in found],
         psnr=[(trial.get("metrics") or {}).get("psnr") for trial in found],
     )

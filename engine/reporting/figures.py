@@ -150,7 +150,7 @@ def _draw_strip(
 ) -> None:
     """Draws a strip below ``top``, each client's images in a grid of so many rows and columns."""
     below, beside = _PITCH * (grid[0] - 1), _PITCH * (grid[1] - 1)
-    bold = "bold" if strip.kind in ("original", "ggl") else "normal"
+    bold = "bold" if strip.kind in ("original", "attack") else "normal"
     name = textwrap.fill(strip.name, 30)
     middle, lines = top + (_CELL + below) / 2, name.count("\n")
     _write(figure, 0.12, middle - 0.05, name, va="bottom" if not lines else "center", weight=bold)

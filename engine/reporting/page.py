@@ -11,7 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from engine.reporting import tables
 from engine.reporting.figure_rows import columns_of, curves_of, strips_of, trials_of, unit_of
 from engine.reporting.figures import draw_curves, png_data_uri, svg_data_uri
+from engine.reporting.paper_table import COLUMNS, CONVENTION, paper_rows
 from engine.reporting.tables import Estimate, TableRow, table_rows
+from engine.scoring.verdict import ATTACK
 
 # The bar of the leakage fraction shows a tenth beyond the floor and beyond the ceiling.
 _BAR_LOW, _BAR_HIGH = -0.1, 1.1
@@ -22,7 +24,8 @@ _METRIC_NAMES: Final = {
     "mse": "MSE",
     "mse_r": "MSE-R",
     "feature_distance": "Feature distance",
-    "lpips": "LPIPS",
+    "lpips": "LPIPS (AlexNet)",
+    "lpips_vgg": "LPIPS (VGG-16)",
     "label_accuracy": "Label accuracy",
 }
 
@@ -60,7 +63,7 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
         .render(
             summary=summary,
             rows=[(row, bar_of(row.leakage)) for row in rows],
-            several_searchers=tables.several_searchers(rows),
+            several_attacks=tables.several_attacks(rows),
             seeds=len({trial["seed"] for trial in summary["trials"]}),
             figures=list(_figures(summary, rows)),
             with_images=images is not None,
@@ -71,6 +74,9 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
             columns=columns_of(summary),
             unit=unit_of(summary),
             metrics=_metrics_of(summary),
+            paper=paper_rows(summary) if summary["plan"].get("paper_table") else [],
+            paper_columns=COLUMNS,
+            convention=CONVENTION,
             provenance=list(flattened(summary["provenance"])),
             nonfinite=sum(trial.get("nonfinite") or 0 for trial in summary["trials"]),
             evaluations=sum(trial.get("evaluations") or 0 for trial in summary["trials"]),
@@ -133,7 +139,7 @@ def _figures(
 
 def _matching_of(summary: Mapping[str, Any], row: TableRow) -> list[str]:
     """Returns how the attacker compared candidates with the updates, a sentence each."""
-    trials = trials_of(summary, row.defense, "ggl", row.searcher)
+    trials = trials_of(summary, row.defense, ATTACK, row.by)
     sentences = [
         f"The attacker imitates, on the first {unit_of(summary)}: {trial['imitation']}."
         for trial in trials[:1]

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.scoring.variants import is_attack
+
 MISSING: Final = "–"
 NOT_MEASURED: Final = "not measured"
 
@@ -25,6 +27,8 @@ _TERMINAL_COLUMNS: Final = (
     "Label",
     "Status",
 )
+# What is left of a row's width for the name of its attack.
+_NAME_WIDTH: Final = 15
 # What a console of fewer columns than the whole table still shows.
 _WHOLE_WIDTH: Final = 100
 _NARROW_COLUMNS: Final = (0, 2, 3, 6, 8)
@@ -59,7 +63,7 @@ class TableRow:
 
     Attributes:
         defense: The defense as a reader sees it.
-        searcher: The searcher that attacked it; empty if the attack did not run.
+        by: What attacked it; empty if nothing ran.
         searches: Searches behind the figures, one for each target and seed.
         defense_change: ``||observed - client update|| / ||client update||``, mean over targets.
         leakage: Leakage fraction, 0 at the floor and 1 at the ceiling; higher leaks more.
@@ -71,11 +75,11 @@ class TableRow:
         top1: Share of private images found first among their class.
         chance: What ``top1`` is by guessing.
         label_accuracy: Share of the private images' labels that were inferred.
-        status: The verdict on this defense against this searcher.
+        status: The verdict on this defense against this attack.
     """
 
     defense: str
-    searcher: str
+    by: str
     searches: int
     defense_change: float | None
     leakage: Estimate
@@ -93,30 +97,27 @@ class TableRow:
 def table_rows(summary: Mapping[str, Any]) -> list[TableRow]:
     """Returns one row for each defense in the plan's order.
 
-    A defense attacked with several searchers has a row for each; one whose attack failed
-    altogether has a row without figures.
+    A defense attacked in several ways has a row for each; one whose attacks failed altogether has a
+    row without figures.
     """
     verdicts = {
-        (entry["defense"], entry["searcher"]): entry
-        for entry in summary["verdict"].get("defenses", ())
+        (entry["defense"], entry["by"]): entry for entry in summary["verdict"].get("defenses", ())
     }
     rows = []
     for defense in defenses_of(summary):
         attacks = [
-            group
-            for group in summary["groups"]
-            if group["defense"] == defense and group["attack"] == "ggl"
+            group for group in summary["groups"] if group["defense"] == defense and is_attack(group)
         ]
         rows += [
-            _row(summary, defense, group, verdicts.get((defense, group.get("searcher")), {}))
+            _row(summary, defense, group, verdicts.get((defense, group.get("by")), {}))
             for group in attacks or [{}]
         ]
     return rows
 
 
-def several_searchers(rows: Sequence[TableRow]) -> bool:
-    """Returns whether the rows differ in their searchers, so that a reader must be told."""
-    return len({row.searcher for row in rows if row.searcher}) > 1
+def several_attacks(rows: Sequence[TableRow]) -> bool:
+    """Returns whether the rows differ in their attacks, so that a reader must be told."""
+    return len({row.by for row in rows if row.by}) > 1
 
 
 def defenses_of(summary: Mapping[str, Any]) -> list[str]:
@@ -131,19 +132,19 @@ def estimate_of(group: Mapping[str, Any], metric: str) -> Estimate:
 
 
 def find_group(
-    summary: Mapping[str, Any], defense: str, attack: str, searcher: str
+    summary: Mapping[str, Any], defense: str, control: str, by: str
 ) -> Mapping[str, Any]:
-    """Returns the group of a control of the attack by a searcher; empty if there is none.
+    """Returns the group of a control of an attack; empty if there is none.
 
-    ``shuffled`` is that attack itself; the other controls are the same for every searcher. Where
-    the attack did not run, ``searcher`` is empty, and any will do.
+    ``shuffled`` is that attack itself; the other controls are the same for every attack. Where
+    the attack did not run, ``by`` is empty, and any will do.
     """
     groups = (
         group
         for group in summary["groups"]
-        if group["attack"] == attack
+        if group["attack"] == control
         and group["defense"] in (defense, "any")
-        and (attack != "shuffled" or searcher in ("", group["searcher"]))
+        and (by == "" or group["by"] in (None, by))
     )
     found: Mapping[str, Any] = next(groups, {})
     return found
@@ -201,7 +202,7 @@ def render_terminal(summary: Mapping[str, Any], console: Console) -> None:
         )
     rows = table_rows(summary)
     for row in rows:
-        cells = _terminal_cells(row, with_searcher=several_searchers(rows))
+        cells = _terminal_cells(row, with_name=several_attacks(rows))
         table.add_row(*(cells[index] for index in shown))
     verdict = summary["verdict"]
     status = str(verdict["status"])
@@ -218,7 +219,7 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     lines: list[Sequence[str]] = [_MARKDOWN_COLUMNS, ["---"] * len(_MARKDOWN_COLUMNS)]
     rows = table_rows(summary)
     for row in rows:
-        cells = _markdown_cells(row, with_searcher=several_searchers(rows))
+        cells = _markdown_cells(row, with_name=several_attacks(rows))
         lines.append([_in_markdown(cell) for cell in cells])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -229,15 +230,15 @@ def _row(
     attack: Mapping[str, Any],
     verdict: Mapping[str, Any],
 ) -> TableRow:
-    searcher = attack.get("searcher") or ""
+    by = attack.get("by") or ""
 
     def psnr_of(control: str) -> float | None:
-        return estimate_of(find_group(summary, defense, control, searcher), "psnr").mean
+        return estimate_of(find_group(summary, defense, control, by), "psnr").mean
 
     identified = attack.get("identification") or {}
     return TableRow(
         defense=defense,
-        searcher=searcher,
+        by=by,
         searches=attack.get("n", 0),
         defense_change=attack.get("defense_change"),
         leakage=_estimate(attack.get("leakage_fraction")),
@@ -258,9 +259,9 @@ def _estimate(value: Mapping[str, Any] | None) -> Estimate:
     return Estimate(value.get("mean"), value.get("low"), value.get("high"))
 
 
-def _terminal_cells(row: TableRow, *, with_searcher: bool) -> list[Text]:
+def _terminal_cells(row: TableRow, *, with_name: bool) -> list[Text]:
     cells = [
-        _stacked(_broken(row.defense), row.searcher if with_searcher else ""),
+        _stacked(_broken(row.defense), _broken_name(row.by) if with_name else ""),
         percent(row.defense_change),
         _stacked(percent(row.leakage.mean), interval(row.leakage, percents=True)),
         _stacked(number(row.psnr.mean), interval(row.psnr)),
@@ -285,9 +286,14 @@ def _broken(label: str) -> str:
     return label.replace(" + ", " +\n").replace("(", "\n(")
 
 
-def _markdown_cells(row: TableRow, *, with_searcher: bool) -> Sequence[str]:
+def _broken_name(name: str) -> str:
+    """Breaks the name of an attack behind its underscores, if it is too long for its column."""
+    return name.replace("_", "_\n") if len(name) > _NAME_WIDTH else name
+
+
+def _markdown_cells(row: TableRow, *, with_name: bool) -> Sequence[str]:
     return (
-        f"{row.defense} / {row.searcher}" if with_searcher else row.defense,
+        f"{row.defense} / {row.by}" if with_name else row.defense,
         percent(row.defense_change),
         _bracketed(percent(row.leakage.mean), interval(row.leakage, percents=True)),
         _bracketed(number(row.psnr.mean), interval(row.psnr)),

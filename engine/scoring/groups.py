@@ -10,23 +10,24 @@ from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.statistics import Estimate, estimate_mean, estimate_proportion, leakage_fraction
 
 Result = Mapping[str, Any]
-Key = tuple[str, str, str | None]  # Defense, attack, and the searcher where there was one.
+Key = tuple[str, str, str | None]  # Defense, attack or control, and by whom if that matters.
 # What the oracle's defense is called: it knows the image, so no defense matters to it.
 ANY_DEFENSE: Final = "any"
 
 
 def summarise_groups(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Returns one group for each defense, attack and searcher, in the order they first occur.
+    """Returns one group for each defense, and attack or control, in the order they first occur.
 
     Where a target has results of several seeds, their mean is its one value: seeds of a target are
     no further targets, so intervals over all of them would be too narrow.
 
     Args:
-        results: Results of finished trials as ``docs/run-folder.md`` describes them.
+        results: Results of finished trials as ``docs/run-folder.md`` describes them, named by
+            :func:`engine.scoring.variants.with_names`.
     """
     grouped: dict[Key, list[Result]] = {}
     for result in results:
-        key = (result["defense"], result["attack"], result["searcher"])
+        key = (result["defense"], result["attack"], result["by"])
         grouped.setdefault(key, []).append(result)
     values = {key: _by_target(members) for key, members in grouped.items()}
     return [_summarise(key, members, values) for key, members in grouped.items()]
@@ -55,7 +56,7 @@ def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _summarise(
     key: Key, members: Sequence[Result], values: Mapping[Key, Mapping[int, Result]]
 ) -> dict[str, Any]:
-    defense, attack, searcher = key
+    defense, attack, by = key
     targets = values[key]
     fraction = _leakage_fraction(
         targets,
@@ -66,7 +67,8 @@ def _summarise(
     return {
         "defense": defense,
         "attack": attack,
-        "searcher": searcher,
+        "searcher": members[0]["searcher"],
+        "by": by,
         "n": len(members),
         "targets": len(targets),
         "metrics": {name: _metric(name, measured) for name in _measured(measured)},

@@ -4,6 +4,7 @@ All of them are batched over ``N`` pairs of images in [0, 1] with a peak of 1. T
 measures on [-1, 1] with a peak of 1: four times the MSE, and 6.02 dB less PSNR.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,8 @@ from engine.federation.target_models import Head
 # A perfect reconstruction has a PSNR of 100 dB instead of an infinite one, which no mean survives.
 SMALLEST_MSE = 1e-10
 SSIM_WINDOW, SSIM_STD = 11, 1.5
+# What the paper's convention, images in [-1, 1] with a peak of 1, adds to a PSNR in dB.
+PAPER_PSNR: Final = -20 * math.log10(2)
 
 # Metric name to True where a higher value means more leakage.
 HIGHER_LEAKS: Final[dict[str, bool]] = {
@@ -24,6 +27,7 @@ HIGHER_LEAKS: Final[dict[str, bool]] = {
     "mse_r": False,
     "feature_distance": False,
     "lpips": False,
+    "lpips_vgg": False,
     "label_accuracy": True,
 }
 
@@ -36,6 +40,11 @@ def mse(images: Tensor, truths: Tensor) -> Tensor:
 def psnr(images: Tensor, truths: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, peak 1, ``(N,)``; higher leaks more."""
     return -10 * mse(images, truths).clamp(min=SMALLEST_MSE).log10()
+
+
+def paper_mse(value: float) -> float:
+    """Returns a mean squared error as the paper has it, of images in [-1, 1]."""
+    return 4 * value
 
 
 def ssim(images: Tensor, truths: Tensor) -> Tensor:

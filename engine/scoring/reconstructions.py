@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from engine.scoring import metrics
 from engine.scoring.assignment import assign
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.identification import pixels, truth_rank
-from engine.scoring.perceptual import lpips, lpips_weights
+from engine.scoring.perceptual import Perceptual
 
 TRACE_POINTS = 20
 # Images that metrics are computed of at once.
@@ -47,6 +48,7 @@ def score(
     model: nn.Module,
     head: Head,
     classifier: EvaluationClassifier,
+    perceptual: Perceptual = MappingProxyType({}),
 ) -> Scores:
     """Scores ``N`` reconstructions of one client's images.
 
@@ -57,9 +59,12 @@ def score(
         model: Target model.
         head: Its last linear layer.
         classifier: The evaluation classifier.
+        perceptual: LPIPS by metric name, as far as there are weights for it.
     """
     step = max(1, SCORED_AT_ONCE // len(client.images))
-    parts = [_values(some, client, model, head, classifier) for some in images.split(step)]
+    parts = [
+        _values(some, client, model, head, classifier, perceptual) for some in images.split(step)
+    ]
     hits = {
         f"top{k}{suffix}": float((ranks <= k).float().mean())
         for suffix, extract in (("", pixels), ("_features", classifier.features))
@@ -81,19 +86,18 @@ def _values(
     model: nn.Module,
     head: Head,
     classifier: EvaluationClassifier,
+    perceptual: Perceptual,
 ) -> dict[str, Tensor]:
     """Returns metrics of reconstructions ``(N, B, ch, H, W)``, ``(N * B,)`` each."""
     drawn, truths = images.flatten(0, 1), client.images.expand_as(images).flatten(0, 1)
-    values = {
+    return {
         "mse": metrics.mse(drawn, truths),
         "psnr": metrics.psnr(drawn, truths),
         "ssim": metrics.ssim(drawn, truths),
         "mse_r": metrics.mse_r(drawn, truths, model=model, head=head),
         "feature_distance": metrics.feature_distance(drawn, truths, extract=classifier.features),
+        **{name: distance(drawn, truths) for name, distance in perceptual.items()},
     }
-    if lpips_weights().is_file():
-        values["lpips"] = lpips(drawn, truths)
-    return values
 
 
 def _ranks(images: Tensor, client: PrivateImages, extract: Callable[[Tensor], Tensor]) -> Tensor:
@@ -131,6 +135,7 @@ class Trace:
             progress.evaluations >= self._next or progress.evaluations == self._budget
         ):
             self._next = progress.evaluations + self._step
-            images = assign(objective.generate(progress.best_latent)[None], self._truths)[0]
+            drawn = objective.generate(progress.best_latent).clamp(0, 1)
+            images = assign(drawn[None], self._truths)[0]
             value = float(metrics.psnr(images, self._truths).mean())
             self.rows.append((progress.evaluations, progress.best_loss, value))

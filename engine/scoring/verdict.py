@@ -6,10 +6,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
+from engine.scoring.variants import is_attack
+
 LEAKS: Final = "leaks"
 NO_LEAK_SHOWN: Final = "no leak shown"
 INCONCLUSIVE: Final = "inconclusive"
 UNDEFENDED: Final = "none"
+# What the attack that is judged is called among its controls.
+ATTACK: Final = "attack"
 # The controls an attack must lie above, and the one that says how much there is to recover.
 REFERENCES: Final = ("prior_only", "shuffled")
 CEILING: Final = "oracle"
@@ -21,17 +25,17 @@ Group = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """What can be said of one defense against one searcher.
+    """What can be said of one defense against one attack.
 
     Attributes:
         defense: Its label.
-        searcher: Whose searches attacked it.
+        by: What attacked it.
         status: ``leaks``, ``no leak shown`` or ``inconclusive``.
         sentence: Its figures in words, and what they allow one to say.
     """
 
     defense: str
-    searcher: str
+    by: str
     status: str
     sentence: str
 
@@ -47,7 +51,7 @@ def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
     a defense, both its leakage fraction and its identification rate lie above those of
     ``prior_only`` and ``shuffled`` with the intervals apart, everything is inconclusive.
 
-    Of several searchers, each is judged by itself. Those that are not seen working say nothing; of
+    Of several attacks, each is judged by itself. Those that are not seen working say nothing; of
     what the others say of a defense, the worst for the defender counts.
 
     Args:
@@ -55,12 +59,12 @@ def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
         missing: Trials without a result, failed or not run; with any, no defense is said to show
             no leak.
     """
-    attacks = [group for group in groups if group["attack"] == "ggl"]
-    searchers = list(dict.fromkeys(attack["searcher"] for attack in attacks)) or [""]
-    known = {searcher: _groups_of(searcher, groups) for searcher in searchers}
-    why_not = {searcher: _why_undefended_attack_fails(found) for searcher, found in known.items()}
+    attacks = [group for group in groups if is_attack(group)]
+    names = list(dict.fromkeys(attack["by"] for attack in attacks)) or [""]
+    known = {name: _groups_of(name, groups) for name in names}
+    why_not = {name: _why_undefended_attack_fails(found) for name, found in known.items()}
     findings = [
-        _judge_defense(attack, known[attack["searcher"]], why_not[attack["searcher"]], missing)
+        _judge_defense(attack, known[attack["by"]], why_not[attack["by"]], missing)
         for attack in attacks
     ]
     status, sentence = _overall(findings, why_not, _strongest(attacks, why_not))
@@ -71,12 +75,12 @@ def judge(groups: Sequence[Group], *, missing: int) -> dict[str, Any]:
     }
 
 
-def _groups_of(searcher: str, groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
-    """Returns the groups that a searcher's attack is judged by, by defense and attack."""
+def _groups_of(by: str, groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
+    """Returns the groups that an attack is judged by, by defense and control, or ``ATTACK``."""
     return {
-        (group["defense"], group["attack"]): group
+        (group["defense"], ATTACK if is_attack(group) else group["attack"]): group
         for group in groups
-        if group["searcher"] in (None, searcher)
+        if group["by"] in (None, by)
     }
 
 
@@ -85,7 +89,7 @@ def _strongest(attacks: Sequence[Group], why_not: Mapping[str, str | None]) -> G
     working = [
         attack
         for attack in attacks
-        if attack["defense"] == UNDEFENDED and why_not[attack["searcher"]] is None
+        if attack["defense"] == UNDEFENDED and why_not[attack["by"]] is None
     ]
     return max(working, key=lambda attack: attack["leakage_fraction"]["mean"], default=None)
 
@@ -96,13 +100,12 @@ def _overall(
     silent = _silent(why_not)
     if strongest is None:
         return INCONCLUSIVE, f"Inconclusive: {silent} So nothing is said of any defense."
-    working = [searcher for searcher, why in why_not.items() if why is None]
+    working = [name for name, why in why_not.items() if why is None]
     several = len(why_not) > 1
     status, sentence = _conclude(
-        _worst(finding for finding in findings if finding.searcher in working),
+        _worst(finding for finding in findings if finding.by in working),
         attackers=_either(working) if several else "this attack",
-        undefended=(f"by {strongest['searcher']}, " if several else "")
-        + _lower(_figures(strongest)),
+        undefended=(f"by {strongest['by']}, " if several else "") + _lower(_figures(strongest)),
     )
     return status, f"{sentence} {silent}".rstrip()
 
@@ -137,11 +140,11 @@ def _worst(findings: Iterable[Finding]) -> dict[str, str]:
 
 
 def _silent(why_not: Mapping[str, str | None]) -> str:
-    """Returns which searchers say nothing and why; empty if all were seen working."""
+    """Returns which attacks say nothing and why; empty if all were seen working."""
     reasons = set(why_not.values())
     if len(reasons) == 1:
         return reasons.pop() or ""
-    return " ".join(f"{searcher} says nothing: {why}" for searcher, why in why_not.items() if why)
+    return " ".join(f"{name} says nothing: {why}" for name, why in why_not.items() if why)
 
 
 def _judge_defense(
@@ -150,7 +153,7 @@ def _judge_defense(
     why_not: str | None,
     missing: int,
 ) -> Finding:
-    finding = partial(Finding, attack["defense"], attack["searcher"])
+    finding = partial(Finding, attack["defense"], attack["by"])
     figures = _figures(attack)
     if why_not:
         return finding(INCONCLUSIVE, f"{figures} Not judged: see above.")
@@ -159,7 +162,7 @@ def _judge_defense(
         return finding(INCONCLUSIVE, f"{figures} Not judged: its controls are missing.")
     if _fraction_above(attack, controls) or _identified_above(attack, controls):
         return finding(LEAKS, figures)
-    reference = groups[UNDEFENDED, "ggl"]["leakage_fraction"]["mean"]
+    reference = groups[UNDEFENDED, ATTACK]["leakage_fraction"]["mean"]
     high = (attack["leakage_fraction"] or {}).get("high")
     if missing or high is None or high > reference / 2:
         return finding(INCONCLUSIVE, f"{figures} Not told apart from the controls.")
@@ -168,7 +171,7 @@ def _judge_defense(
 
 def _why_undefended_attack_fails(groups: Mapping[tuple[str, str], Group]) -> str | None:
     """Returns why the undefended attack is not seen working, or None if it is."""
-    attack = groups.get((UNDEFENDED, "ggl"))
+    attack = groups.get((UNDEFENDED, ATTACK))
     if attack is None:
         return "there is no undefended attack (defense: none) to compare with."
     controls = _controls(UNDEFENDED, groups)

@@ -13,6 +13,7 @@ from engine.attacks import prepare_objective, run_attack
 from engine.errors import AuditError
 from engine.lab import trial_specs
 from engine.plan import Plan, make_plan
+from engine.scoring.variants import CONTROLS
 from engine.trial import Lab, TrialSpec, knowledge_of, observe, search_seed
 from engine.tuning.fan_out import WORKER_LOSSES, check_resources, fit, resources_of
 from engine.tuning.worker import prepare
@@ -149,7 +150,7 @@ def search_updates(config: Point, plan: str) -> None:
     try:
         own = with_settings(make_plan(json.loads(plan), source="plan"), config)
         started, (_, lab) = time.monotonic(), prepare(plan, [])
-        losses = [_search(spec, lab) for spec in trial_specs(own) if spec.attack == "ggl"]
+        losses = [_search(spec, lab) for spec in trial_specs(own) if spec.attack not in CONTROLS]
         tune.report({"losses": losses, "seconds": (time.monotonic() - started) / len(losses)})
     except Exception as error:  # Shown to the user by the driver.
         tune.report({"error": f"{type(error).__name__}: {error}"})

@@ -17,7 +17,7 @@ from engine.errors import InfrastructureError
 from engine.lab import trial_specs
 from engine.plan import Plan
 from engine.run_folder import RunFolder
-from engine.trial import SEARCHES, Lab, Outcome, TrialSpec, knowledge_of, search_seed
+from engine.trial import Lab, Outcome, TrialSpec, knowledge_of, search_seed
 from engine.trial_candidates import Problem, conclude_trial, problem_of
 from engine.trial_record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
@@ -51,7 +51,7 @@ def run_candidates(
     """
     check_resources(plan.compute)
     specs = {spec.id: spec for spec in trial_specs(plan)}
-    others = [name for name in trials if specs[name].attack not in SEARCHES]
+    others = [name for name in trials if not specs[name].searches]
     if others and not run_trials(plan, others, folder, listener):
         return
     for name in trials:

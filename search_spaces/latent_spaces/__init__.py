@@ -14,8 +14,9 @@ from search_spaces.latent_spaces.coordinates import (
     TanhLatentSpace,
 )
 from search_spaces.latent_spaces.features import FeatureLatentSpace
-from search_spaces.latent_spaces.labelled import LabelledSpace
+from search_spaces.latent_spaces.labelled import JointLabelSpace, LabelledSpace
 from search_spaces.latent_spaces.mapped import MappedLatentSpace
+from search_spaces.latent_spaces.pixels import PixelLatentSpace, Pixels
 from search_spaces.latent_spaces.shell import ShellLatentSpace
 from search_spaces.latent_spaces.subspaces import PrincipalLatentSpace, RandomEmbeddingLatentSpace
 
@@ -24,8 +25,11 @@ __all__ = [
     "BoxLatentSpace",
     "FeatureLatentSpace",
     "GaussianLatentSpace",
+    "JointLabelSpace",
     "LabelledSpace",
     "MappedLatentSpace",
+    "PixelLatentSpace",
+    "Pixels",
     "PrincipalLatentSpace",
     "RandomEmbeddingLatentSpace",
     "RawLatentSpace",
@@ -42,6 +46,7 @@ SPACES: Final[Mapping[str, type[PerImageSpace]]] = MappingProxyType(
         "box": BoxLatentSpace,
         "features": FeatureLatentSpace,
         "gaussian": GaussianLatentSpace,
+        "pixels": PixelLatentSpace,
         "principal": PrincipalLatentSpace,
         "random_embedding": RandomEmbeddingLatentSpace,
         "raw": RawLatentSpace,

@@ -1,11 +1,11 @@
-"""A latent space with one discrete coordinate beside it: which classes the images are of."""
+"""Latent spaces with coordinates beside them that say which classes the images are of."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from search_spaces.latent import LatentSpace, View
+from search_spaces.latent import LatentSpace, View, standard_normal
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,35 @@ class LabelledSpace:
         """Returns the middle of a hypothesis' part of the coordinate."""
         middle = torch.tensor((choice + 0.5) / self.choices, dtype=torch.float64)
         return float(torch.special.ndtri(middle) if view == "normal" else middle)
+
+
+@dataclass(frozen=True)
+class JointLabelSpace:
+    """Points of another space, and behind them a number for each class of each image.
+
+    Their softmax is an image's label, as `DLG <https://arxiv.org/abs/1906.08935>`_ searches it.
+
+    Attributes:
+        latents: The space of the other coordinates.
+        numbers: How many there are, ``B * K``.
+    """
+
+    latents: LatentSpace
+    numbers: int
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Those of the other space."""
+        return self.latents.views
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates, those of the labels included."""
+        return self.latents.dim + self.numbers
+
+    def to_latents(self, points: Tensor, view: View) -> Tensor:
+        """Maps points ``(C, dim)`` of ``view`` to latents ``(C, B * latent_dim + B * K)``."""
+        own, logits = points.split([self.latents.dim, self.numbers], dim=1)
+        if view == "unit":
+            logits = standard_normal(logits, view)
+        return torch.cat([self.latents.to_latents(own, view), logits], 1)

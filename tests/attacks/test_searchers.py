@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attacks.attack import PUBLISHED_GGL
+from engine.attacks.presets import PUBLISHED_GGL
 from engine.attacks.searchers import SEARCHERS, make_searcher
 from engine.attacks.searchers.nevergrad_searcher import _generation
 from engine.attacks.searchers.turbo_searcher import _draw, _fit, _minima, _Region
@@ -20,6 +20,14 @@ class TestRandom(SearcherContract):
 
 class TestAdam(SearcherContract):
     name = "adam"
+
+
+class TestGroupAdam(SearcherContract):
+    name = "group_adam"
+
+
+class TestLbfgs(SearcherContract):
+    name = "lbfgs"
 
 
 class TestGaussNewton(SearcherContract):

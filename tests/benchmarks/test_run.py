@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import quality_report, run
+from benchmarks import cases, quality_report, run
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--json", "--rounds", "1", "--threads", "1"]
@@ -39,6 +39,17 @@ def test_ours_and_one_at_a_time_score_the_same_candidates(capsys):
 
     assert row["max_relative_error"] < 1e-5
     assert row["sequential_relative_error"] < 1e-5
+
+
+def test_gradients_are_measured_against_vmap_and_equal_its(capsys):
+    words = ["gradients", *SMALL, "--population", "16", "--case", "lenet/*"]
+
+    found = results_of(capsys, *words)["cases"]
+
+    assert set(found) == {f"lenet/{variant}" for variant in cases.VARIANTS}
+    for row in found.values():
+        assert finite(row, "speedup_vs_vmap", "cost_vs_losses", "candidates_per_s")
+        assert row["max_relative_error"] < 1e-4
 
 
 def test_searcher_measures_its_share_of_a_generation(capsys):
@@ -200,7 +211,7 @@ import sys
 for name in {hidden!r}:
     sys.modules[name] = None
 sys.path.insert(0, {str(ROOT)!r})
-from benchmarks import quality_report, run
+from benchmarks import cases, quality_report, run
 sys.exit(run.main({[*OBJECTIVE, "lenet/squared_l2"]!r}))
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -88,7 +88,7 @@ def refuse(name, plan, code, *said):
             "unknown key",
             {"target": 3},
             PLAN,
-            "Unknown key 'target'; expected one of: attack, captures",
+            "Unknown key 'target'; expected one of: attack, attacks, captures",
             "Did you mean 'targets'?",
         ),
         refuse(

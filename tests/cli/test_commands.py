@@ -14,6 +14,7 @@ from engine.trial import observe
 SMOKE = Path(__file__).parents[1] / "data" / "smoke.yaml"
 KINDS = {
     "attacks": "ggl",
+    "datasets": "celeba-32",
     "defenses": "soteria",
     "generators": "mlp",
     "metrics": "psnr",

@@ -5,6 +5,7 @@ from engine.errors import PlanError
 from engine.generators import GENERATORS
 from tests.conftest import build, seeded
 from tests.contracts.generator import GeneratorContract
+from tests.datasets.layouts import TINY_BIGGAN, tiny_biggan
 
 
 class TestMlp(GeneratorContract):
@@ -32,6 +33,22 @@ class TestUpsampling(GeneratorContract):
 class TestUpsamplingInColour(GeneratorContract):
     name = "upsampling"
     image_shape = (3, 6, 10)
+
+
+class TestBigGan(GeneratorContract):
+    name = "biggan"
+    image_shape = (3, 7, 7)
+    # It is not trained here, and so has no codes to be trained by.
+    test_generating_decodes_the_codes_of_the_class = None
+
+    def make(self, seed=0):
+        config = TINY_BIGGAN | {
+            "output_dim": 8,
+            "z_dim": 3,
+            "num_classes": 4,
+            "layers": [[True, 16, 8], [False, 8, 4], [False, 4, 2], [False, 2, 1]],
+        }
+        return build(lambda: tiny_biggan(config, self.image_shape), seed)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def _trial(defense: str, attack: str, target: int) -> dict:
         "id": f"{defense.split('(')[0]}-{attack}-{target}",
         "defense": defense,
         "attack": attack,
+        "of": "ggl" if attack == "shuffled" else None,
         "searcher": "nevergrad:DiagonalCMA" if searches else "",
+        "by": "nevergrad:DiagonalCMA" if attack in ("ggl", "shuffled") else None,
         "target": target,
         "seed": 0,
         "loss": 0.031 if searches else None,
@@ -79,6 +81,7 @@ def _group(defense: str, attack: str) -> dict:
         "defense": defense,
         "attack": attack,
         "searcher": "nevergrad:DiagonalCMA" if attack not in ("prior_only", "oracle") else "",
+        "by": "nevergrad:DiagonalCMA" if attack in ("ggl", "shuffled") else None,
         "n": 3,
         "metrics": {
             "psnr": {"mean": psnr, "low": psnr - 1.2, "high": psnr + 1.4, "worst": psnr + 1.1},
@@ -116,13 +119,13 @@ SUMMARY = {
         "defenses": [
             {
                 "defense": "none",
-                "searcher": "nevergrad:DiagonalCMA",
+                "by": "nevergrad:DiagonalCMA",
                 "status": "leaks",
                 "sentence": "The attack is above the floor and above both controls.",
             },
             {
                 "defense": "sparsification(percent=90)",
-                "searcher": "nevergrad:DiagonalCMA",
+                "by": "nevergrad:DiagonalCMA",
                 "status": "inconclusive",
                 "sentence": "Above the floor, but three images are too few for a claim.",
             },
@@ -179,7 +182,7 @@ def make_images() -> dict[str, np.ndarray]:
 def with_second_searcher(summary: dict, **psnr: float) -> None:
     """Adds trials and groups of random search, with such a PSNR by attack, on the first defense."""
     for attack, value in psnr.items():
-        own = {"searcher": "random", "metrics": {"psnr": value}}
+        own = {"searcher": "random", "by": "random", "metrics": {"psnr": value}}
         summary["trials"] += [
             {**trial, **own, "id": f"{trial['id']}-random"}
             for trial in summary["trials"]
@@ -187,7 +190,7 @@ def with_second_searcher(summary: dict, **psnr: float) -> None:
         ]
         first = next(group for group in summary["groups"] if group["attack"] == attack)
         summary["groups"].append({**first, **own, "metrics": {"psnr": {"mean": value}}})
-    found = {"defense": "none", "searcher": "random", "status": "no leak shown", "sentence": "Ok."}
+    found = {"defense": "none", "by": "random", "status": "no leak shown", "sentence": "Ok."}
     summary["verdict"]["defenses"].append(found)
 
 

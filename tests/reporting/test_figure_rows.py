@@ -45,7 +45,7 @@ def test_strips_run_from_the_original_to_the_oracle(summary, images):
     targets, strips = strips_of(summary, images)
 
     assert targets == [0, 1, 2]
-    block = ["prior_only", "shuffled", "random_best", "ggl"]
+    block = ["prior_only", "shuffled", "random_best", "attack"]
     assert [strip.kind for strip in strips] == ["original", *block, *block, "oracle"]
     assert strips[4].images == ["none-ggl-0", "none-ggl-1", "none-ggl-2"]
 
@@ -53,7 +53,7 @@ def test_strips_run_from_the_original_to_the_oracle(summary, images):
 def test_the_montage_shows_the_controls_of_the_first_defense(summary, images):
     _, strips = strips_of(summary, images, first_controls_only=True)
 
-    kinds = ["original", "prior_only", "shuffled", "random_best", "ggl", "ggl", "oracle"]
+    kinds = ["original", "prior_only", "shuffled", "random_best", "attack", "attack", "oracle"]
     assert [strip.kind for strip in strips] == kinds
 
 
@@ -74,8 +74,8 @@ def test_each_searcher_has_its_attack_and_its_shuffled_control_in_strips_of_thei
         ("shuffled", "defense: none, by nevergrad:DiagonalCMA"),
         ("shuffled", "defense: none, by random"),
         ("random_best", "defense: none"),
-        ("ggl", "rebuilt by nevergrad:DiagonalCMA"),
-        ("ggl", "rebuilt by random"),
+        ("attack", "rebuilt by nevergrad:DiagonalCMA"),
+        ("attack", "rebuilt by random"),
     ]
     assert strips[3].images == [f"none-shuffled-{target}-random" for target in range(3)]
 

@@ -303,10 +303,10 @@ def test_a_page_of_several_seeds_says_that_a_target_counts_once(summary, images)
 
 def test_a_failed_trial_is_listed_with_its_searcher_where_the_plan_has_several(summary):
     failed = {"id": "f", "defense": "none", "attack": "ggl", "target": 3, "error": "out of memory"}
-    summary["failed"] = [failed | {"searcher": "sepcma"}, failed | {"searcher": None}]
+    summary["failed"] = [failed | {"by": "sepcma"}, failed | {"by": None}]
 
     one = Page(render_page(summary, None)).text
-    summary["plan"]["attack"] = {"searchers": [{"name": "sepcma"}, {"name": "cma"}]}
+    with_second_searcher(summary, ggl=15.5)
     several = Page(render_page(summary, None)).text
 
     assert one.count("(ggl on none, image 3): out of memory") == 2

@@ -50,7 +50,7 @@ def test_a_second_searcher_gets_its_own_row_with_its_own_verdict_and_its_own_shu
 
     rows = table_rows(summary)
 
-    assert [(row.searcher, row.psnr.mean, row.shuffled, row.status) for row in rows[:2]] == [
+    assert [(row.by, row.psnr.mean, row.shuffled, row.status) for row in rows[:2]] == [
         ("nevergrad:DiagonalCMA", 16.91, 10.13, "leaks"),
         ("random", 15.5, 9.5, "no leak shown"),
     ]

@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 
-from engine.scoring.groups import summarise_groups
+from engine.scoring.groups import summarise_groups as summarise_named
 from engine.scoring.statistics import estimate_mean, estimate_proportion
+from engine.scoring.variants import with_names
 
 
 def result(attack, target, psnr, *, defense="none", top1=0.0, **changes):
     return {
         "defense": defense,
         "attack": attack,
+        "of": "ggl" if attack == "shuffled" else None,
         "searcher": None if attack in ("prior_only", "oracle") else "sepcma",
         "target": target,
         "evaluations": 100,
@@ -36,6 +38,10 @@ def group_of(results, defense, attack, searcher=None):
         and searcher in (None, group["searcher"])
     ]
     return found
+
+
+def summarise_groups(results):
+    return summarise_named(with_names(results))
 
 
 def bounds_of(estimate):

@@ -3,12 +3,12 @@ import pytest
 from engine.scoring.verdict import judge
 
 
-def group(defense, attack, fraction, identified, *, change=0.5, searcher="sepcma"):
+def group(defense, attack, fraction, identified, *, change=0.5, by="sepcma"):
     mean, low, high = fraction
     return {
         "defense": defense,
         "attack": attack,
-        "searcher": searcher if attack in ("ggl", "shuffled") else None,
+        "by": by if attack in ("ggl", "shuffled") else None,
         "leakage_fraction": {"mean": mean, "low": low, "high": high},
         "identification": {
             "top1": identified[0],
@@ -150,15 +150,15 @@ def compared(**searchers):
     for searcher, attacks in searchers.items():
         for defense, (fraction, identified) in attacks.items():
             groups += [
-                group(defense, "ggl", fraction, identified, searcher=searcher),
-                group(defense, "shuffled", NOTHING, CHANCE, searcher=searcher),
+                group(defense, "ggl", fraction, identified, by=searcher),
+                group(defense, "shuffled", NOTHING, CHANCE, by=searcher),
             ]
     defenses = dict.fromkeys(found["defense"] for found in groups if found["attack"] == "ggl")
     return groups + [group(name, "prior_only", (0.0, 0.0, 0.0), CHANCE) for name in defenses]
 
 
 def by_searcher(verdict):
-    return {(f["defense"], f["searcher"]): f["status"] for f in verdict["defenses"]}
+    return {(f["defense"], f["by"]): f["status"] for f in verdict["defenses"]}
 
 
 WORKS, STRONGER = (LEAK, SEEN), ((0.8, 0.7, 0.9), SEEN)
@@ -241,8 +241,8 @@ def test_a_reason_that_holds_for_all_searchers_is_given_once():
 
 def test_a_searchers_attack_is_held_against_its_own_shuffled_control():
     groups = compared(cma={"none": WORKS}, sepcma={"none": WORKS})
-    own = next(g for g in groups if (g["attack"], g["searcher"]) == ("shuffled", "sepcma"))
-    groups[groups.index(own)] = group("none", "shuffled", LEAK, SEEN, searcher="sepcma")
+    own = next(g for g in groups if (g["attack"], g["by"]) == ("shuffled", "sepcma"))
+    groups[groups.index(own)] = group("none", "shuffled", LEAK, SEEN, by="sepcma")
 
     verdict = judge(groups, missing=0)
 

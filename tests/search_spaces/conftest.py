@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from search_spaces import Source
+from search_spaces.latent_spaces.pixels import Pixels
 from tests.conftest import build, seeded
 
 
@@ -99,7 +100,11 @@ def settings_for(name, latent_dim):
 
 def arguments_for(name, latent_dim, images=1):
     """Returns everything ``make_space`` needs for a space."""
-    generator = Bent(latent_dim - 1) if name == "features" else Wide(latent_dim)
+    generators = {
+        "features": lambda: Bent(latent_dim - 1),
+        "pixels": lambda: Pixels((1, 1, latent_dim)),
+    }
+    generator = generators.get(name, lambda: Wide(latent_dim))()
     source = Source(generator, labels=(0,) * images)
     settings = settings_for(name, latent_dim)
     return {"latent_dim": latent_dim, "images": images, "source": source, **settings}

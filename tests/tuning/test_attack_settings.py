@@ -44,10 +44,10 @@ def test_settings_are_put_into_the_plan_and_the_rest_is_kept():
         plan, {"attack.searcher": "sepcma", "attack.searcher_settings.population": 8}
     )
 
-    [settings] = changed.attack.settings()
+    [settings] = [attack.settings for attack in changed.lineup()]
     assert (settings.searcher, settings.searcher_settings) == ("sepcma", {"population": 8})
     assert (changed.seed, changed.attack.budget, changed.targets) == (4, 40, 1)
-    assert plan.attack.settings()[0].searcher == "gauss_newton"
+    assert plan.lineup()[0].settings.searcher == "gauss_newton"
 
 
 def test_settings_that_do_not_go_together_are_refused_by_name():

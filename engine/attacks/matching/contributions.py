@@ -94,9 +94,13 @@ def of_gradients(gradients: Tensor, target: Target) -> Contribution:
 
 
 def sums_of(gradients: Tensor, target: Target) -> Sums:
-    """Returns the sums over explicit gradients ``(C, *parameter shape)``, which it overwrites."""
+    """Returns the sums over explicit gradients ``(C, *parameter shape)``.
+
+    They are overwritten where they are not to be differentiated.
+    """
     flat, values = _compared(gradients, target)
-    squared, gap = squares(flat), squares(flat.sub_(values))
+    squared = squares(flat)
+    gap = squares(flat - values if flat.requires_grad else flat.sub_(values))
     return Sums(squared, gap if target.mask is None else gap.double() + target.lost)
 
 
@@ -173,7 +177,8 @@ def _together(small: Sequence[tuple[int, Gradients]], tensors: int) -> Tensor:
     """Returns ``||g||²`` and ``||g - t||²`` of small tensors by column, ``(2, C, tensors)``."""
     values = torch.cat([one.values for _, one in small], 1)
     gaps = values - torch.cat([one.target for _, one in small])
-    both = torch.stack((values, gaps)).square_()
+    both = torch.stack((values, gaps))
+    both = both.square() if both.requires_grad else both.square_()
     parts = both.split([one.values.shape[1] for _, one in small], 2)
     sums = torch.stack([part.sum(2) for part in parts], 2).double()
     sums[1] += torch.stack([one.lost for _, one in small])

@@ -16,6 +16,10 @@ from engine.federation.client import FEDSGD, LocalTraining, compute_update, trai
 from engine.federation.update import Update
 from engine.precision import tensor_float
 
+# Parameters up to which whole updates are differentiated sooner than moments: a pass by layers has
+# its cost whatever their sizes.
+SMALL_MODEL = 2**18
+
 
 class Matcher:
     """Simulates candidates' clients, without their updates where no update is needed.
@@ -48,6 +52,7 @@ class Matcher:
         self._model, self._training = model, training
         self.images_per_candidate = images_per_candidate
         parameters = sum(p.numel() for p in trainable_parameters(model).values())
+        self._small = parameters <= SMALL_MODEL
         _check_images(model, image_shape)
         self._kernels, self.why_general = _make_kernels(model, image_shape, training)
         self._vmapped = self._kernels is not None or _vmaps(model, image_shape)
@@ -71,6 +76,10 @@ class Matcher:
             affordable(self.images_per_candidate * activation_bytes + each, parameter.device)
         )
 
+    def prefers_updates(self, images: Tensor) -> bool:
+        """Whether candidates' updates are found sooner than moments: to be differentiated, some."""
+        return images.requires_grad and self._vmapped and self._small
+
     @property
     def has_kernels(self) -> bool:
         """Whether moments come without updates."""
@@ -86,9 +95,12 @@ class Matcher:
 
     @tensor_float(False)
     def updates(self, images: Tensor, labels: Tensor) -> Update:
-        """Returns the updates of ``C`` candidates of images ``(C * B, ch, H, W)``."""
+        """Returns the updates of ``C`` candidates of images ``(C * B, ch, H, W)``.
+
+        Of images that require a gradient, they keep how they came from them.
+        """
         candidates = len(images) // self.images_per_candidate
-        if self._kernels is not None:
+        if self._kernels is not None and not self.prefers_updates(images):
             return self._kernels.updates(images, labels, candidates)
         if self._vmapped:
             return self._simulate(images, labels)
@@ -111,6 +123,7 @@ class Matcher:
             labels,
             images_per_client=self.images_per_candidate,
             training=self._training,
+            differentiable=images.requires_grad,
         )
 
     def __str__(self) -> str:

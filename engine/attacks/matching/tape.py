@@ -25,6 +25,7 @@ class Tape:
     def __init__(self, model: nn.Module, layers: Callable[[nn.Module], bool]) -> None:
         self._model = model
         self._on_gradient: OnGradient | None = None
+        self._differentiable = False
         self._anchors: dict[torch.device, Tensor] = {}
         for module in model.modules():
             if layers(module):
@@ -33,34 +34,42 @@ class Tape:
     def run(self, inputs: Tensor, loss: Callable[[Tensor], Tensor], report: OnGradient) -> None:
         """Runs the model forwards and ``loss`` of its output backwards; ``report`` hears of it.
 
+        Of inputs that require a gradient, what is reported keeps how it came from them.
+
         Raises:
             RuntimeError: If a later layer changed a reported input in place, or a reported layer
                 has several inputs or outputs.
         """
         with torch.enable_grad(), _attention_by_layers():
-            self._on_gradient = report
+            self._on_gradient, self._differentiable = report, inputs.requires_grad
             try:
                 value = loss(self._model(inputs))
             finally:
                 self._on_gradient = None
-            value.backward()
+            if inputs.requires_grad:
+                # On the way to the anchors it passes all taps.
+                anchors = list(self._anchors.values())
+                torch.autograd.grad(value, anchors, create_graph=True, allow_unused=True)
+            else:
+                value.backward()
 
     def _tap(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         if self._on_gradient is None:
             return None
         if len(inputs) != 1 or not isinstance(output, Tensor):
             raise RuntimeError(f"{type(layer).__name__} has several inputs or outputs")
-        source, report = inputs[0], self._on_gradient
+        source, report, keep = inputs[0], self._on_gradient, self._differentiable
         version = source._version
 
         def on_gradient(gradient: Tensor) -> None:
             if source._version != version:
                 raise RuntimeError(f"an input of {type(layer).__name__} is changed in place")
-            report(layer, source.detach(), gradient)
+            report(layer, source if keep else source.detach(), gradient)
 
         if output.device not in self._anchors:
             self._anchors[output.device] = torch.zeros((), device=output.device).requires_grad_()
-        return _Tap.apply(output, self._anchors[output.device], on_gradient)
+        tap = _DifferentiableTap if keep else _Tap
+        return tap.apply(output, self._anchors[output.device], on_gradient)
 
 
 @contextmanager
@@ -92,3 +101,13 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         ctx.report(gradient)
         return gradient, None, None
+
+
+class _DifferentiableTap(_Tap):
+    """The same by a copy, since an output marked so has no second derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, anchor: Tensor, report: Callable[[Tensor], None]) -> Any:
+        del anchor
+        ctx.report = report
+        return output.clone()

@@ -6,6 +6,8 @@ from engine.attacks.searchers.ax_searcher import AxSearcher
 from engine.attacks.searchers.base import SEARCHERS, Searcher
 from engine.attacks.searchers.cma_searcher import CmaSearcher
 from engine.attacks.searchers.gauss_newton_searcher import GaussNewtonSearcher
+from engine.attacks.searchers.group_adam_searcher import GroupAdamSearcher
+from engine.attacks.searchers.lbfgs_searcher import LbfgsSearcher
 from engine.attacks.searchers.listing import ListedSearcher, list_searchers
 from engine.attacks.searchers.nevergrad_searcher import NevergradSearcher
 from engine.attacks.searchers.optuna_searcher import OptunaSearcher
@@ -20,6 +22,8 @@ __all__ = [
     "AxSearcher",
     "CmaSearcher",
     "GaussNewtonSearcher",
+    "GroupAdamSearcher",
+    "LbfgsSearcher",
     "ListedSearcher",
     "NevergradSearcher",
     "OptunaSearcher",
@@ -30,6 +34,7 @@ __all__ = [
     "is_white_box",
     "list_searchers",
     "make_searcher",
+    "takes_image_shape",
 ]
 
 
@@ -53,6 +58,11 @@ def make_searcher(name: str, *, dim: int, budget: int, seed: int, **settings: ob
     if optimizer:
         settings["optimizer"] = optimizer
     return SEARCHERS.make(family, dim=dim, budget=budget, seed=seed, **settings)
+
+
+def takes_image_shape(name: str) -> bool:
+    """Tells whether a searcher has a use for the shape of the images whose pixels it searches."""
+    return getattr(SEARCHERS.get(name.partition(":")[0]), "takes_image_shape", False)
 
 
 def is_white_box(name: str) -> bool:

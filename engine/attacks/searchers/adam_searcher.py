@@ -1,4 +1,4 @@
-"""Adam through the generator: the gradient-based competitor, with more access than a server has."""
+"""Adam along the gradients of losses, for whoever may differentiate what makes them."""
 
 from typing import Final
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from engine import validate
 from engine.attacks.searchers.base import SEARCHERS, Detail
+from engine.attacks.searchers.schedules import SCHEDULES
 from search_spaces.latent import View
 
 # Kingma and Ba, arXiv 1412.6980.
@@ -17,32 +18,50 @@ EPSILON: Final = 1e-8
 class AdamSearcher:
     """White-box: descends by Adam along gradients through generator and target model.
 
-    The competitor in table 2 of `Li et al. (2022) <https://arxiv.org/abs/2203.15696>`_. Several
-    latents descend side by side, drawn from the prior; the best of all their losses is the
-    reconstruction. A candidate whose loss was not finite is drawn anew. Each loss with its
-    gradient counts as one evaluation, though it takes several times as long.
+    The competitor in table 2 of `Li et al. (2022) <https://arxiv.org/abs/2203.15696>`_; on pixels
+    instead of latents, with signs of gradients, falling steps and a box, the descent of
+    `Geiping et al. (2020) <https://arxiv.org/abs/2003.14053>`_. Several points descend side by
+    side, drawn from N(0, I); the best of all their losses is the reconstruction. A candidate whose
+    loss was not finite is drawn anew. Each loss with its gradient counts as one evaluation, though
+    it takes several times as long.
 
     Args:
         dim: Number of coordinates.
-        budget: Candidate evaluations the search will spend; nothing is planned by it.
-        seed: Seeds the first latents.
-        population: Latents that descend side by side.
-        learning_rate: Of Adam, in standard deviations of the prior.
+        budget: Candidate evaluations the search will spend; step sizes are planned by it.
+        seed: Seeds the first points.
+        population: Points that descend side by side.
+        learning_rate: Of Adam, in standard deviations of the first points.
+        schedule: How it changes along the steps: ``constant``, ``stepwise`` or ``cosine``.
+        signed: Whether Adam is given the signs of gradients alone.
+        box: Largest absolute value of a coordinate, kept after every step; None for no bound.
     """
 
     view: View = "normal"
     wants: Detail | None = "gradients"
 
     def __init__(
-        self, *, dim: int, budget: int, seed: int, population: int = 8, learning_rate: float = 0.1
+        self,
+        *,
+        dim: int,
+        budget: int,
+        seed: int,
+        population: int = 8,
+        learning_rate: float = 0.1,
+        schedule: str = "constant",
+        signed: bool = False,
+        box: float | None = None,
     ) -> None:
-        del budget  # Plans nothing.
         validate.count(population=population)
         validate.positive(learning_rate=learning_rate)
+        validate.choice(tuple(SCHEDULES), schedule=schedule)
+        if box is not None:
+            validate.positive(box=box)
         self.preferred_population = population
-        self._learning_rate = learning_rate
+        self._learning_rate, self._schedule = learning_rate, SCHEDULES[schedule]
+        self._signed, self._box = signed, np.inf if box is None else box
+        self._planned = max(1, budget // population)
         self._rng = np.random.default_rng(seed)
-        self._points = self._rng.standard_normal((population, dim))
+        self._points = self._draw((population, dim))
         self._mean, self._square = np.zeros((population, dim)), np.zeros((population, dim))
         self._steps = np.zeros(population)
         self._next = 0
@@ -53,9 +72,9 @@ class AdamSearcher:
         self._asked = (self._next + np.arange(candidates)) % population
         self._next = (self._next + candidates) % population
         points = self._points[self._asked]
-        # Of a latent asked for more than once, each but the first is a new draw, and only shown.
+        # Of a point asked for more than once, each but the first is a new draw, and only shown.
         again = np.arange(candidates) >= population
-        points[again] = self._rng.standard_normal((again.sum(), points.shape[1]))
+        points[again] = self._draw((again.sum(), points.shape[1]))
         return points
 
     def tell_details(self, points: np.ndarray, losses: np.ndarray, details: np.ndarray) -> None:
@@ -63,7 +82,7 @@ class AdamSearcher:
         own = self._asked[: len(self._points)]
         gradients = details[: len(own)].astype(np.float64)
         lost = ~np.isfinite(gradients).all(axis=1)
-        self._step(own[~lost], gradients[~lost])
+        self._step(own[~lost], self._pulled(own[~lost], gradients[~lost]))
         self._renew(own[lost])
 
     def tell(self, points: np.ndarray, losses: np.ndarray) -> None:
@@ -71,8 +90,14 @@ class AdamSearcher:
         del points, losses
         self._renew(np.unique(self._asked))
 
+    def _pulled(self, own: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+        """Returns what points descend along, given the gradients of their losses."""
+        del own
+        return np.sign(gradients) if self._signed else gradients
+
     def _step(self, own: np.ndarray, gradients: np.ndarray) -> None:
         decay, decay_square = BETAS
+        rates = [self._schedule(done / self._planned) for done in self._steps[own]]
         self._steps[own] += 1
         self._mean[own] = decay * self._mean[own] + (1 - decay) * gradients
         square = decay_square * self._square[own] + (1 - decay_square) * gradients**2
@@ -80,9 +105,13 @@ class AdamSearcher:
         steps = self._steps[own][:, None]
         mean = self._mean[own] / (1 - decay**steps)
         scale = np.sqrt(square / (1 - decay_square**steps)) + EPSILON
-        self._points[own] -= self._learning_rate * mean / scale
+        moved = self._points[own] - self._learning_rate * np.reshape(rates, (-1, 1)) * mean / scale
+        self._points[own] = moved.clip(-self._box, self._box)
 
     def _renew(self, own: np.ndarray) -> None:
-        self._points[own] = self._rng.standard_normal((len(own), self._points.shape[1]))
+        self._points[own] = self._draw((len(own), self._points.shape[1]))
         self._mean[own] = self._square[own] = 0.0
         self._steps[own] = 0
+
+    def _draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self._rng.standard_normal(shape).clip(-self._box, self._box)

@@ -1,0 +1,72 @@
+"""The paper's table: its metrics, in its convention, for every attack behind every defense."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from engine.reporting.tables import MISSING, defenses_of, number, significant
+from engine.scoring.metrics import PAPER_PSNR, paper_mse
+from engine.scoring.variants import is_attack
+
+CONVENTION: Final = "images in [−1, 1], peak 1"
+COLUMNS: Final = (
+    "Defense",
+    "Attack",
+    "MSE-I",
+    "PSNR, dB (95 %)",
+    "LPIPS-V",
+    "LPIPS-A",
+    "MSE-R",
+    "Searches",
+)
+# The floor and the ceiling stand beside the attacks.
+_REFERENCES: Final = {"prior_only": "floor: prior_only", "oracle": "ceiling: oracle"}
+
+
+def paper_rows(summary: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Returns the cells of each row: by defense the floor, every attack, and the ceiling."""
+    return [
+        _cells(defense, name, group)
+        for defense in defenses_of(summary)
+        for name, group in _groups_of(summary, defense)
+    ]
+
+
+def paper_markdown(summary: Mapping[str, Any]) -> str:
+    """Returns the table in Markdown, ending in a newline, with the convention it is in."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *paper_rows(summary)]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return f"In the convention of Li et al. (2022): {CONVENTION}.\n\n{table}"
+
+
+def _groups_of(summary: Mapping[str, Any], defense: str) -> list[tuple[str, Mapping[str, Any]]]:
+    own = [group for group in summary["groups"] if group["defense"] in (defense, "any")]
+    attacks = [(group["by"], group) for group in own if is_attack(group)]
+    floor, ceiling = (
+        [(name, group) for group in own if group["attack"] == control]
+        for control, name in _REFERENCES.items()
+    )
+    return [*floor, *attacks, *ceiling]
+
+
+def _cells(defense: str, name: str, group: Mapping[str, Any]) -> Sequence[str]:
+    metrics = group["metrics"]
+
+    def mean(metric: str) -> float | None:
+        value: float | None = (metrics.get(metric) or {}).get("mean")
+        return value
+
+    mse, psnr = mean("mse"), metrics["psnr"]
+    bounds = [psnr[bound] for bound in ("mean", "low", "high")]
+    mean_psnr, low, high = (
+        number(None if value is None else value + PAPER_PSNR, 2) for value in bounds
+    )
+    return (
+        defense,
+        name,
+        significant(None if mse is None else paper_mse(mse)),
+        f"{mean_psnr} ({low} to {high})" if MISSING not in (low, high) else mean_psnr,
+        significant(mean("lpips_vgg")),
+        significant(mean("lpips")),
+        significant(mean("mse_r")),
+        str(group["n"]),
+    )
