@@ -76,7 +76,7 @@ def test_split_at_any_stage_it_makes_the_same_images(architecture, features):
         assert torch.equal(generator.from_features(made, labels, stage), generator(latents, labels))
 
 
-@pytest.mark.parametrize("architecture", GENERATORS.names())
+@pytest.mark.parametrize("architecture", ["mlp", "deconvolutional", "upsampling"])
 def test_without_condition_the_class_does_not_matter(architecture):
     generator = build(
         lambda: GENERATORS.make(

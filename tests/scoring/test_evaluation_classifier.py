@@ -111,7 +111,7 @@ def test_a_card_beside_the_weights_wins_over_the_one_expected(resnet50, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "resnet51"}, "an architecture of convolutional, resnet50"),
+        ({"architecture": "resnet51"}, "an architecture of convolutional, deep, resnet50"),
         ({"settings": {"image_shape": [1, 8, 8], "classes": 7}}, "image_shape .3, H, W. for"),
         ({"settings": {"image_shape": [3, 8, 8], "classes": 8}}, r"fc.bias is \(7,\), expected"),
         ({"architecture": "convolutional"}, "Expected weights of EvaluationClassifier"),
