@@ -1,4 +1,4 @@
-"""The embedded default: a small generator, a judge, private images, and a card for each."""
+"""What ships: small generators, their judges, private images of the default, a card for each."""
 
 from pathlib import Path
 
@@ -11,5 +11,9 @@ def asset(dataset: str, name: str) -> Path:
 
 
 def datasets() -> tuple[str, ...]:
-    """Returns the names of the embedded data sets."""
+    """Returns the names of the data sets with an embedded generator and judge.
+
+    Private images come with the default alone: those of others may not be passed on, and are read
+    from the user's copy of the data set.
+    """
     return tuple(sorted(path.parent.name for path in FOLDER.glob("*/generator.safetensors")))

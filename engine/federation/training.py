@@ -18,6 +18,8 @@ def train_classifier(
     device: torch.device,
     batch_size: int = 128,
     learning_rate: float = 2e-3,
+    augmented: bool = False,
+    mixed_precision: bool = False,
     on_batch: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains ``model`` in place with Adam and a cosine decay, and leaves it in evaluation mode.
@@ -31,6 +33,9 @@ def train_classifier(
         device: Where to train.
         batch_size: Images a step.
         learning_rate: Adam's, at the start.
+        augmented: Whether half of the images are mirrored and each is shifted, by up to an eighth
+            of its side, its edge repeated.
+        mixed_precision: Whether products are done in bfloat16.
         on_batch: Called after every step.
     """
     model.train().to(device)
@@ -41,13 +46,33 @@ def train_classifier(
     for _ in range(epochs):
         for rows in torch.randperm(len(images), generator=rng).split(batch_size):
             batch = images[rows].to(device) / 255
-            loss = nn.functional.cross_entropy(model(batch), labels[rows].to(device))
+            if augmented:
+                batch = _augmented(batch, rng)
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
+                logits = model(batch)
+            loss = nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             scheduler.step()
             on_batch()
     model.eval()
+
+
+def _augmented(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Returns images ``(N, ch, H, W)`` mirrored and shifted at random."""
+    count, _, height, width = images.shape
+    mirrored = (torch.rand(count, generator=rng) < 0.5).to(images.device)
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    down, right = height // 8, width // 8
+    padded = nn.functional.pad(images, (right, right, down, down), mode="replicate")
+    tops = torch.randint(0, 2 * down + 1, (count,), generator=rng)
+    lefts = torch.randint(0, 2 * right + 1, (count,), generator=rng)
+    rows = (tops[:, None] + torch.arange(height)).to(images.device)
+    columns = (lefts[:, None] + torch.arange(width)).to(images.device)
+    each = torch.arange(count, device=images.device)[:, None, None]
+    # Indices around a slice put its axis last.
+    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

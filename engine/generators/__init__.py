@@ -5,6 +5,7 @@ from engine.generators.biggan import BigGanGenerator
 from engine.generators.deconvolutional import DeconvolutionalGenerator
 from engine.generators.loading import load_generator
 from engine.generators.mlp import MlpGenerator
+from engine.generators.upsampling import UpsamplingGenerator
 
 __all__ = [
     "GENERATORS",
@@ -12,5 +13,6 @@ __all__ = [
     "DeconvolutionalGenerator",
     "Generator",
     "MlpGenerator",
+    "UpsamplingGenerator",
     "load_generator",
 ]

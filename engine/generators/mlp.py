@@ -17,13 +17,20 @@ class MlpGenerator(LayeredGenerator):
         classes: Number of classes ``K``.
         image_shape: ``(ch, H, W)``.
         width: Units of the two hidden layers.
+        conditional: Whether images depend on the class.
     """
 
     def __init__(
-        self, *, latent_dim: int, classes: int, image_shape: tuple[int, int, int], width: int
+        self,
+        *,
+        latent_dim: int,
+        classes: int,
+        image_shape: tuple[int, int, int],
+        width: int,
+        conditional: bool = True,
     ) -> None:
         layers = nn.Sequential(
-            nn.Linear(latent_dim + classes, width),
+            nn.Linear(latent_dim + (classes if conditional else 0), width),
             nn.BatchNorm1d(width),
             nn.ReLU(),
             nn.Linear(width, width),
@@ -34,5 +41,9 @@ class MlpGenerator(LayeredGenerator):
             nn.Unflatten(1, image_shape),
         )
         super().__init__(
-            latent_dim=latent_dim, classes=classes, image_shape=image_shape, layers=layers
+            latent_dim=latent_dim,
+            classes=classes,
+            image_shape=image_shape,
+            layers=layers,
+            conditional=conditional,
         )

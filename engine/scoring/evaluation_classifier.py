@@ -36,7 +36,7 @@ class EvaluationClassifier(nn.Module):
 
     def __init__(self, *, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        self.image_shape = image_shape
+        self.image_shape, self.classes = image_shape, classes
         channels, height, width = image_shape
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 16, 3, padding=1),
@@ -66,6 +66,38 @@ class EvaluationClassifier(nn.Module):
         load_weights(self, tensors, source=source)
 
 
+@CLASSIFIERS.register("deep")
+class DeepClassifier(EvaluationClassifier):
+    """Six convolutions with batch normalisation and two linear layers, for small colour images.
+
+    Its features are as many as those of the one of two convolutions, and are what its last layer
+    sees.
+
+    Args:
+        image_shape: ``(ch, H, W)``, at least 8 pixels high and wide.
+        classes: Number of classes ``K``.
+    """
+
+    def __init__(self, *, image_shape: tuple[int, int, int], classes: int) -> None:
+        nn.Module.__init__(self)
+        self.image_shape, self.classes = image_shape, classes
+        before, height, width = image_shape
+        self.layers = nn.Sequential()
+        for channels in (32, 64, 128):
+            for inputs in (before, channels):
+                self.layers.extend(_normalised_convolution(inputs, channels))
+            self.layers.append(nn.MaxPool2d(2))
+            before = channels
+        places = (height // 8) * (width // 8)
+        self.layers.extend([nn.Flatten(), nn.Linear(before * places, 64), nn.ReLU()])
+        self.classifier = nn.Linear(64, classes)
+
+
+def _normalised_convolution(inputs: int, channels: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
+
+
 @CLASSIFIERS.register("resnet50")
 class ResNet50Classifier(EvaluationClassifier):
     """Torchvision's ResNet-50 on colour images, normalised as its published weights expect.
@@ -83,7 +115,7 @@ class ResNet50Classifier(EvaluationClassifier):
         nn.Module.__init__(self)
         if image_shape[0] != 3:
             raise PlanError(f"Expected image_shape (3, H, W) for resnet50, got {image_shape}.")
-        self.image_shape = image_shape
+        self.image_shape, self.classes = image_shape, classes
         self.network = resnet50(num_classes=classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 The searches know nothing of MLflow: they append events, and what is here reads them.
 """
 
-from engine.tracking.mlflow_tracker import MlflowTracker, SyncReport, TrackingError
+from engine.tracking.connection import TrackingError
+from engine.tracking.mlflow_tracker import MlflowTracker, SyncReport
+from engine.tracking.training_tracker import TrainingTracker
 from engine.tracking.uploader import Uploader
 
-__all__ = ["MlflowTracker", "SyncReport", "TrackingError", "Uploader"]
+__all__ = ["MlflowTracker", "SyncReport", "TrackingError", "TrainingTracker", "Uploader"]

@@ -1,4 +1,4 @@
-"""Records an audit in MLflow from its event log. The only module that imports MLflow.
+"""Records an audit in MLflow from its event log.
 
 The audit becomes a parent run and every trial a child run. The event log decides everything,
 timestamps included, so that sending an event again changes nothing:
@@ -11,49 +11,31 @@ timestamps included, so that sending an event again changes nothing:
 import contextlib
 import fcntl
 import json
-import logging
-import os
-import re
-import socket
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
-from engine.errors import AuditError, InfrastructureError, InputError
+from engine.errors import AuditError, InputError
 from engine.run_folder import RunFolder, write_json
-from engine.tracking.changes import AUDIT, Event, EventReader, RunChange, cut
+from engine.tracking.changes import AUDIT, Event, EventReader, RunChange
+from engine.tracking.connection import (
+    TrackingError,
+    artifact_location,
+    check_reachable,
+    checked_uri,
+    make_client,
+    plain_reason,
+    redacted,
+    shown_uri,
+)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 RUN_TAG, TRIAL_TAG, PARENT_TAG = "leaktune.run", "leaktune.trial", "mlflow.parentRunId"
 
 METRICS_PER_BATCH, TEXTS_PER_BATCH = 1000, 100
 EVENTS_PER_STEP = 500  # After as many events it is written down what has arrived.
-CONNECT_SECONDS = 5.0
-
-# MLflow's own retries are off: a request that was only slow would create a second run.
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-
-
-class TrackingError(InfrastructureError):
-    """MLflow did not take what was sent; nothing is lost, and the next sync goes on.
-
-    Args:
-        reason: What happened, in a few words.
-        message: The same as whole sentences, with the remedy.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -98,7 +80,7 @@ class MlflowTracker:
 
     def __init__(self, folder: RunFolder, *, uri: str = DEFAULT_URI, experiment: str) -> None:
         self._folder = folder
-        self._uri = _checked_uri(uri)
+        self._uri = checked_uri(uri)
         self._experiment = experiment
         self._client: Any = None
         self._experiment_id = ""
@@ -106,7 +88,7 @@ class MlflowTracker:
     @property
     def shown_uri(self) -> str:
         """The tracking URI without its secrets."""
-        return _shown(self._uri)
+        return shown_uri(self._uri)
 
     def sync(self) -> SyncReport:
         """Sends what MLflow lacks; can be called again at any time, also after a failure.
@@ -152,13 +134,13 @@ class MlflowTracker:
         writing its id down. If one is missing, all events are sent again; MLflow keeps a metric
         value that comes twice with the same step and timestamp once.
         """
-        _check_reachable(urlsplit(self._uri))
-        client = _make_client(self._uri)
+        check_reachable(urlsplit(self._uri))
+        client = make_client(self._uri)
         experiment = client.get_experiment_by_name(self._experiment)
         self._experiment_id = (
             experiment.experiment_id
             if experiment
-            else client.create_experiment(self._experiment, _artifact_location(self._uri))
+            else client.create_experiment(self._experiment, artifact_location(self._uri))
         )
         found = _find_runs(client, self._experiment_id, run)
         known = set(arrived.runs.values())
@@ -257,7 +239,7 @@ class MlflowTracker:
             raise
         except Exception as error:  # MLflow lets those of its many back ends through.
             self._client = None  # A request that failed may have been obeyed: look again.
-            reason = _redacted(_plain_reason(error), self._uri)
+            reason = redacted(plain_reason(error), self._uri)
             raise self._error(reason, "Check that it runs and that the URI is right.") from error
 
     def _error(self, reason: str, remedy: str) -> TrackingError:
@@ -266,15 +248,6 @@ class MlflowTracker:
             f"Expected to send {self._folder.name} to MLflow at {self.shown_uri}, but {reason}. "
             f"{remedy} Nothing is lost: `leaktune sync {self._folder.path}` goes on from here.",
         )
-
-
-def _make_client(uri: str) -> Any:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient  # Deferred: the import takes seconds.
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # No chatter about migrations.
-    return MlflowClient(uri)
 
 
 def _find_runs(client: Any, experiment_id: str, run: str) -> dict[str, list[str]]:
@@ -311,65 +284,3 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _checked_uri(uri: str) -> str:
-    """Returns the URI, a relative SQLite path made absolute; refuses what MLflow cannot use."""
-    parts = urlsplit(uri)
-    kind = _kind(parts)
-    if kind == "sqlite" and parts.path.strip("/") and uri.startswith(f"{parts.scheme}:///"):
-        return f"{parts.scheme}:///{Path(parts.path[1:]).absolute()}"
-    if kind in PORTS and parts.netloc:
-        return uri
-    raise InfrastructureError(
-        f"Expected a tracking URI of one of the kinds sqlite, {', '.join(PORTS)}, "
-        f"got {_shown(uri)!r}. MLflow keeps no runs in plain folders; "
-        "write e.g. sqlite:///mlflow.db or http://host:5000."
-    )
-
-
-def _kind(parts: SplitResult) -> str:
-    return parts.scheme.partition("+")[0]
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Returns the folder beside an SQLite file; a server has a place of its own."""
-    parts = urlsplit(uri)
-    return str(Path(parts.path[1:]).parent / "mlruns") if _kind(parts) == "sqlite" else None
-
-
-def _check_reachable(parts: SplitResult) -> None:
-    """Raises OSError at once where MLflow would try for minutes; proxies are left to MLflow."""
-    has_proxy = urllib.request.getproxies().keys() & {"http", "https", "all"}
-    if parts.hostname and not has_proxy:
-        port = parts.port or PORTS[_kind(parts)]
-        socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
-
-
-def _shown(uri: str) -> str:
-    """Returns the URI without user, password and query."""
-    return re.sub("//.*@", "//***@", uri).partition("?")[0]
-
-
-def _redacted(text: str, uri: str) -> str:
-    """Takes the secrets of a URI out of a text."""
-    userinfo = "".join(re.findall("//(.*)@", uri))
-    password, query = userinfo.partition(":")[2], uri.partition("?")[2]
-    for secret in (userinfo, password, unquote(password), query):
-        text = text.replace(secret, "***") if secret else text
-    return text
-
-
-def _plain_reason(error: BaseException) -> str:
-    """Says in a few words what is at the root of an error."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError):
-            return "nothing listens there"
-        if isinstance(cause, TimeoutError):
-            return "it did not answer in time"
-        if isinstance(cause, socket.gaierror):
-            return "its host name is unknown"
-        cause = cause.__cause__ or cause.__context__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return cut(lines[0].rstrip("."), 200)

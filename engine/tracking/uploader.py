@@ -3,7 +3,8 @@
 import threading
 
 from engine.run_folder import RunFolder
-from engine.tracking.mlflow_tracker import MlflowTracker, TrackingError
+from engine.tracking.connection import TrackingError
+from engine.tracking.mlflow_tracker import MlflowTracker
 
 INTERVAL_SECONDS = 3.0
 FIRST_BACK_OFF_SECONDS = 5.0

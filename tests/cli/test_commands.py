@@ -35,7 +35,7 @@ COMMANDS = {
     "capture": "Look at captured updates",
     "capture inspect": "Check a captured update against a plan's target model",
     "pretrain": "Make a generator, an evaluation classifier, target weights",
-    "pretrain generator": "Train a class-conditional generator",
+    "pretrain generator": "Train a generator and write it",
     "pretrain classifier": "Train the evaluation classifier",
     "pretrain target-model": "Train a target model",
     "pretrain private-images": "Choose private images and distractors",

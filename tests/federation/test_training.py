@@ -1,6 +1,6 @@
 import torch
 
-from engine.federation.training import accuracy, train_classifier
+from engine.federation.training import _augmented, accuracy, train_classifier
 from tests.conftest import TinyNet, build, seeded
 
 LABELS = torch.arange(48) % 2
@@ -63,3 +63,43 @@ def test_calls_back_once_a_step():
     )
 
     assert len(calls) == 6
+
+
+def test_augmented_images_are_mirrored_and_shifted_with_their_edges_repeated():
+    columns = torch.arange(16.0).expand(1, 16, 16)
+    images = (columns + 100 * columns.mT).repeat(200, 1, 1, 1)
+
+    augmented = _augmented(images, seeded(0))
+
+    assert augmented.shape == images.shape
+    seen = set()
+    for image in augmented[:, 0]:
+        steps = image[8, 1:] - image[8, :-1]
+        mirrored = bool(steps.sum() < 0)
+        row = (image.flip(1) if mirrored else image)[8]
+        shift = round(float(row[8] % 100)) - 8
+        expected = (torch.arange(16) + shift).clamp(0, 15)
+        assert torch.equal(row % 100, expected.float())
+        seen.add((mirrored, shift))
+    assert seen == {(mirrored, shift) for mirrored in (False, True) for shift in range(-2, 3)}
+
+
+def test_learns_in_mixed_precision_from_augmented_images():
+    model = build(TinyNet, 1)
+    images, labels = IMAGES.clone(), LABELS
+    train_classifier(
+        model,
+        images,
+        labels,
+        epochs=10,
+        seed=0,
+        device=torch.device("cpu"),
+        batch_size=16,
+        learning_rate=0.02,
+        augmented=True,
+        mixed_precision=True,
+    )
+
+    assert accuracy(model, IMAGES, LABELS) == 1.0
+    assert torch.equal(images, IMAGES)
+    assert next(model.parameters()).dtype == torch.float32

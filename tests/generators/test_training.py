@@ -6,7 +6,9 @@ import torch
 
 from engine.errors import InputError, PlanError
 from engine.generators import training_state
-from engine.generators.training import Critic, Encoder, GeneratorTraining, Trainer
+from engine.generators.partners import Critic, Encoder
+from engine.generators.recipes import RECIPES
+from engine.generators.training import GeneratorTraining
 from tests.conftest import build, seeded
 
 CPU = torch.device("cpu")
@@ -18,7 +20,8 @@ SETTINGS = GeneratorTraining(
 def trainer_of(settings=SETTINGS, images=None):
     if images is None:
         images = (torch.rand(64, 1, 8, 8, generator=seeded(0)) * 255).to(torch.uint8)
-    return Trainer(images, torch.arange(len(images)) % 2, settings, CPU)
+    labels = torch.arange(len(images)) % 2
+    return RECIPES.get(settings.recipe)(images, labels, settings, CPU)
 
 
 def run(trainer, epochs):
@@ -50,14 +53,14 @@ def test_reports_the_figures_of_every_epoch(uninterrupted):
     figures, _ = uninterrupted
 
     assert [figure.epoch for figure in figures] == [1, 2, 3]
-    assert all(0 < figure.squared_error < 1 for figure in figures)
-    assert all(figure.divergence >= 0 for figure in figures)
+    assert all(0 < figure.values["squared error"] < 1 for figure in figures)
+    assert all(figure.values["divergence"] >= 0 for figure in figures)
 
 
 def test_the_critic_joins_after_its_epochs(uninterrupted):
     figures, _ = uninterrupted
 
-    assert [figure.critic_loss > 0 for figure in figures] == [False, True, True]
+    assert [figure.values["critic"] > 0 for figure in figures] == [False, True, True]
 
 
 def test_a_step_follows_the_stated_losses():
@@ -69,7 +72,7 @@ def test_a_step_follows_the_stated_losses():
         copy.deepcopy(module) for module in (trainer.generator, trainer.encoder, trainer.critic)
     )
 
-    figures = trainer._step(images, labels, seeded(9))
+    figures = trainer.step(images, labels, seeded(9))
 
     rng = seeded(9)
     noise, latents = (torch.randn(64, 2, generator=rng) for _ in range(2))
@@ -104,7 +107,7 @@ def test_every_epoch_draws_an_order_of_its_own(monkeypatch):
         seen.append(images)
         return torch.zeros(3)
 
-    monkeypatch.setattr(trainer, "_step", step)
+    monkeypatch.setattr(trainer, "step", step)
     run(trainer, 2)
 
     first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
@@ -137,7 +140,7 @@ def test_reconstructions_of_two_plain_classes_become_better(architecture):
 
     figures = run(trainer_of(settings, images), 8)
 
-    assert figures[-1].squared_error < 0.5 * figures[0].squared_error
+    assert figures[-1].values["squared error"] < 0.5 * figures[0].values["squared error"]
 
 
 def test_equal_settings_train_equal_generators(uninterrupted):
@@ -262,7 +265,7 @@ def test_a_last_batch_of_one_image_is_no_obstacle():
 
     figures = run(trainer_of(images=images), 2)
 
-    assert all(0 < figure.squared_error < 1 for figure in figures)
+    assert all(0 < figure.values["squared error"] < 1 for figure in figures)
 
 
 def test_the_learning_rate_decays_by_a_cosine_to_a_hundredth():
@@ -292,9 +295,116 @@ def test_the_critic_scores_images_by_their_class():
     assert not torch.allclose(first, second)
 
 
+CONVOLUTIONAL = dataclasses.replace(SETTINGS, architecture="upsampling", partners="convolutional")
+
+
+def test_convolutional_partners_reconstruct_better_from_epoch_to_epoch():
+    figures = run(trainer_of(CONVOLUTIONAL), 3)
+
+    assert figures[-1].values["squared error"] < figures[0].values["squared error"]
+    assert figures[-1].values["critic"] > 0
+
+
+def test_the_generators_step_leaves_no_slopes_with_the_critic():
+    trainer = trainer_of(dataclasses.replace(CONVOLUTIONAL, adversarial_after=0))
+    trainer._step_critic = lambda *_: torch.zeros(())
+
+    trainer.step(trainer.images / 255, trainer.labels, seeded(0))
+
+    assert all(parameter.grad is None for parameter in trainer.critic.parameters())
+    assert all(parameter.requires_grad for parameter in trainer.critic.parameters())
+
+
+def test_the_average_of_the_weights_follows_them_by_its_decay():
+    trainer = trainer_of(dataclasses.replace(SETTINGS, ema=0.75, batch_size=64))
+    weight = trainer.generator.layers[0].weight
+    before = weight.detach().clone()
+
+    run(trainer, 1)
+
+    expected = 0.75 * before + 0.25 * weight
+    torch.testing.assert_close(trainer.averaged.layers[0].weight, expected)
+    for name in ("running_mean", "running_var"):
+        kept, new = (getattr(g.layers[1], name) for g in (trainer.averaged, trainer.generator))
+        assert torch.equal(kept, new)
+    assert torch.equal(trainer.averaged.prior.mean, trainer.generator.prior.mean)
+
+
+def test_without_an_average_the_generator_itself_is_kept():
+    trainer = trainer_of()
+
+    assert trainer.averaged is trainer.generator
+    assert "averaged" not in trainer._all_parts()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ema": 0.9},
+        {"precision": "bfloat16"},
+        {"flips": True},
+        {"conditional": False},
+        {"partners": "convolutional"},
+    ],
+)
+def test_with_any_setting_a_resumed_training_equals_an_uninterrupted_one(change, tmp_path):
+    settings = dataclasses.replace(CONVOLUTIONAL, epochs=2, **change)
+    whole, interrupted, resumed = (trainer_of(settings) for _ in range(3))
+    figures = run(whole, 2)
+    run(interrupted, 1)
+    interrupted.save(tmp_path)
+
+    resumed.resume(tmp_path)
+
+    assert run(resumed, 1) == figures[1:]
+    assert_equal_tensors(tensors_of(resumed), tensors_of(whole))
+    assert torch.equal(resumed.averaged.prior.scale, whole.averaged.prior.scale)
+
+
+def test_mixed_precision_trains_single_precision_weights():
+    trainer = trainer_of(dataclasses.replace(CONVOLUTIONAL, precision="bfloat16"))
+    run(trainer, 2)
+
+    floating = [t for t in tensors_of(trainer).values() if t.is_floating_point()]
+    assert all(tensor.dtype == torch.float32 for tensor in floating)
+    assert (
+        trainer.images[:4]
+        .to(memory_format=trainer.layout())
+        .is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def test_half_of_the_images_are_mirrored():
+    images = torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    images[:, :, :, 0] = 255
+    trainer = trainer_of(dataclasses.replace(SETTINGS, flips=True), images)
+
+    batch = trainer._images(torch.arange(400), seeded(0))
+
+    left = batch[:, 0, 0, 0] == 1
+    assert torch.equal(batch[:, 0, 0, 7] == 1, ~left)
+    assert 150 < left.sum() < 250
+
+
+def test_without_condition_all_images_are_of_one_class():
+    trainer = trainer_of(dataclasses.replace(SETTINGS, conditional=False))
+    run(trainer, 2)
+
+    assert trainer.generator.classes == 2
+    assert trainer.generator.prior.mean.shape == (1, 2)
+    latents = torch.randn(2, 2, generator=seeded(0))
+    images = trainer.generator.eval()(latents[[0, 0]], torch.tensor([0, 1]))
+    assert torch.equal(images[0], images[1])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"ema": 1.0}, "Expected ema between"),
+        ({"partners": "big"}, "Expected partners to be one of: small, convolutional"),
+        ({"precision": "float16"}, "Expected precision to be one of: float32, bfloat16"),
+        ({"critic_steps": 0}, "Expected critic_steps"),
+        ({"recipe": "gan"}, "Unknown training recipe"),
         ({"latent_dim": 0}, "Expected latent_dim to be a whole number"),
         ({"epochs": 1.5}, "Expected epochs to be a whole number"),
         ({"learning_rate": 0}, "Expected learning_rate > 0"),

@@ -10,22 +10,29 @@ from torchvision.transforms import Normalize
 
 from engine.checkpoints import file_sha256
 from engine.errors import InputError
-from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
+from engine.scoring.evaluation_classifier import CLASSIFIERS, load_classifier
 from tests.conftest import build, seeded
 
 IMAGE_SHAPE = (1, 12, 16)
 
 
-@pytest.fixture
-def classifier():
-    return build(lambda: EvaluationClassifier(image_shape=IMAGE_SHAPE, classes=3), 0)
+@pytest.fixture(params=["convolutional", "deep"])
+def architecture(request):
+    return request.param
 
 
 @pytest.fixture
-def weights(classifier, tmp_path):
+def classifier(architecture):
+    return build(lambda: CLASSIFIERS.make(architecture, image_shape=IMAGE_SHAPE, classes=3), 0)
+
+
+@pytest.fixture
+def weights(classifier, architecture, tmp_path):
     path = tmp_path / "judge.safetensors"
     save_file(classifier.state_dict(), path)
     card = {"settings": {"image_shape": IMAGE_SHAPE, "classes": 3}, "sha256": file_sha256(path)}
+    if architecture != "convolutional":  # Cards of older weights name none.
+        card["architecture"] = architecture
     path.with_suffix(".json").write_text(json.dumps(card))
     return path
 
@@ -104,7 +111,7 @@ def test_a_card_beside_the_weights_wins_over_the_one_expected(resnet50, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "resnet51"}, "an architecture of convolutional, resnet50"),
+        ({"architecture": "resnet51"}, "an architecture of convolutional, deep, resnet50"),
         ({"settings": {"image_shape": [1, 8, 8], "classes": 7}}, "image_shape .3, H, W. for"),
         ({"settings": {"image_shape": [3, 8, 8], "classes": 8}}, r"fc.bias is \(7,\), expected"),
         ({"architecture": "convolutional"}, "Expected weights of EvaluationClassifier"),

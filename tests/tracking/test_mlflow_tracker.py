@@ -11,12 +11,7 @@ import pytest
 from engine.errors import InfrastructureError, InputError
 from engine.run_folder import RunFolder
 from engine.tracking import MlflowTracker
-from engine.tracking.mlflow_tracker import (
-    _checked_uri,
-    _plain_reason,
-    _redacted,
-    _shown,
-)
+from engine.tracking.connection import checked_uri, plain_reason, redacted, shown_uri
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 on how MLflow 3.17 loads its tables.
@@ -428,7 +423,7 @@ def test_no_password_is_written_into_the_run_folder(folder, store):
 def test_a_password_is_taken_out_of_an_error():
     uri = "postgresql://user:p%40ss@host/db"
 
-    assert _redacted("user 'user' with p%40ss or p@ss", uri) == "user 'user' with *** or ***"
+    assert redacted("user 'user' with p%40ss or p@ss", uri) == "user 'user' with *** or ***"
 
 
 @pytest.mark.parametrize(
@@ -440,21 +435,21 @@ def test_a_password_is_taken_out_of_an_error():
     ],
 )
 def test_a_uri_is_shown_without_its_secrets(uri, shown):
-    assert _shown(uri) == shown
+    assert shown_uri(uri) == shown
 
 
 def test_a_relative_database_does_not_depend_on_a_later_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    assert _checked_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert checked_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_the_root_of_an_error_is_named():
     error = RuntimeError("wrapped")
     error.__cause__ = TimeoutError("timed out")
 
-    assert _plain_reason(error) == "it did not answer in time"
-    assert _plain_reason(ValueError("first\nsecond")) == "first"
+    assert plain_reason(error) == "it did not answer in time"
+    assert plain_reason(ValueError("first\nsecond")) == "first"
 
 
 def test_a_new_database_is_made_without_chatter(folder, tmp_path, capfd):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from engine.datasets import DATASETS
 from engine.errors import InputError
-from engine.generators.public_images import load_fashion_mnist
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
 LABELS = np.array([9, 0, 4], dtype=np.uint8)
@@ -26,7 +26,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def assert_is_the_split(images, labels):
+def read(folder, split, **chosen):
+    return DATASETS.make("fashion-mnist").read(folder, split, **chosen)
+
+
+def assert_is_the_split(split):
+    images, labels = split.images, split.labels
     assert images.dtype == torch.uint8
     assert labels.dtype == torch.int64
     np.testing.assert_array_equal(images.numpy(), IMAGES[:, None])
@@ -34,14 +39,14 @@ def assert_is_the_split(images, labels):
 
 
 def test_plain_idx_files_are_read(folder):
-    assert_is_the_split(*load_fashion_mnist(folder, "train", download=False))
+    assert_is_the_split(read(folder, "train"))
 
 
 def test_gzipped_idx_files_are_read(tmp_path):
     (tmp_path / f"{IMAGES_FILE}.gz").write_bytes(gzip.compress(idx(IMAGES)))
     (tmp_path / f"{LABELS_FILE}.gz").write_bytes(gzip.compress(idx(LABELS)))
 
-    assert_is_the_split(*load_fashion_mnist(tmp_path, "train", download=False))
+    assert_is_the_split(read(tmp_path, "train"))
 
 
 def test_files_are_found_where_torchvision_puts_them(folder):
@@ -50,17 +55,24 @@ def test_files_are_found_where_torchvision_puts_them(folder):
     (folder / IMAGES_FILE).rename(raw / IMAGES_FILE)
     (folder / LABELS_FILE).rename(raw / LABELS_FILE)
 
-    assert_is_the_split(*load_fashion_mnist(folder / "elsewhere", "train", download=False))
+    assert_is_the_split(read(folder / "elsewhere", "train"))
 
 
 def test_the_test_split_has_files_of_its_own(folder):
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx(IMAGES[:1]))
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(LABELS[:1]))
 
-    images, labels = load_fashion_mnist(folder, "test", download=False)
+    split = read(folder, "test")
 
-    assert len(images) == 1
-    assert labels.tolist() == [9]
+    assert len(split.images) == 1
+    assert split.labels.tolist() == [9]
+
+
+def test_classes_and_their_first_images_can_be_read_alone(folder):
+    chosen = read(folder, "train", classes=(0, 4), per_class=1)
+
+    assert chosen.labels.tolist() == [0, 4]
+    np.testing.assert_array_equal(chosen.images.numpy(), IMAGES[1:, None])
 
 
 @pytest.mark.parametrize("name", [IMAGES_FILE, LABELS_FILE])
@@ -68,7 +80,7 @@ def test_a_missing_file_is_named_with_the_remedy(folder, name):
     (folder / name).unlink()
 
     with pytest.raises(InputError, match=f"Expected {name} or .* Add --download"):
-        load_fashion_mnist(folder, "train", download=False)
+        read(folder, "train")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +115,7 @@ def test_damaged_images_are_refused(folder, content, zipped):
     (folder / name).write_bytes(gzip.compress(content) if zipped else content)
 
     with pytest.raises(InputError):
-        load_fashion_mnist(folder, "train", download=False)
+        read(folder, "train")
 
 
 def flip_a_byte(content):
@@ -127,25 +139,25 @@ def test_a_damaged_gzip_file_is_refused(folder, damage):
     (folder / f"{IMAGES_FILE}.gz").write_bytes(damage(gzip.compress(idx(IMAGES))))
 
     with pytest.raises(InputError):
-        load_fashion_mnist(folder, "train", download=False)
+        read(folder, "train")
 
 
 def test_more_labels_than_images_are_refused(folder):
     (folder / LABELS_FILE).write_bytes(idx(np.zeros(4, dtype=np.uint8)))
 
     with pytest.raises(InputError, match="as many 28 x 28 images as labels"):
-        load_fashion_mnist(folder, "train", download=False)
+        read(folder, "train")
 
 
 def test_images_of_another_size_are_refused(folder):
     (folder / IMAGES_FILE).write_bytes(idx(np.zeros((3, 14, 14), dtype=np.uint8)))
 
     with pytest.raises(InputError, match="as many 28 x 28 images as labels"):
-        load_fashion_mnist(folder, "train", download=False)
+        read(folder, "train")
 
 
 def test_labels_beyond_the_ten_classes_are_refused(folder):
     (folder / LABELS_FILE).write_bytes(idx(np.array([9, 10, 0], dtype=np.uint8)))
 
     with pytest.raises(InputError):
-        load_fashion_mnist(folder, "train", download=False)
+        read(folder, "train")

@@ -1,0 +1,109 @@
+"""Clients of MLflow: which URIs it takes, and what its errors mean in a few words."""
+
+import logging
+import os
+import re
+import socket
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from engine.errors import InfrastructureError
+from engine.tracking.changes import cut
+
+CONNECT_SECONDS = 5.0
+
+# MLflow's own retries are off: a request that was only slow would create a second run.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+class TrackingError(InfrastructureError):
+    """MLflow did not take what was sent; nothing is lost, and the next sync goes on.
+
+    Args:
+        reason: What happened, in a few words.
+        message: The same as whole sentences, with the remedy.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def make_client(uri: str) -> Any:
+    """Returns a client that neither counts its users nor sends a request twice."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient  # Deferred: the import takes seconds.
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # No chatter about migrations.
+    return MlflowClient(uri)
+
+
+def checked_uri(uri: str) -> str:
+    """Returns the URI, a relative SQLite path made absolute; refuses what MLflow cannot use."""
+    parts = urlsplit(uri)
+    kind = _kind(parts)
+    if kind == "sqlite" and parts.path.strip("/") and uri.startswith(f"{parts.scheme}:///"):
+        return f"{parts.scheme}:///{Path(parts.path[1:]).absolute()}"
+    if kind in PORTS and parts.netloc:
+        return uri
+    raise InfrastructureError(
+        f"Expected a tracking URI of one of the kinds sqlite, {', '.join(PORTS)}, "
+        f"got {shown_uri(uri)!r}. MLflow keeps no runs in plain folders; "
+        "write e.g. sqlite:///mlflow.db or http://host:5000."
+    )
+
+
+def _kind(parts: SplitResult) -> str:
+    return parts.scheme.partition("+")[0]
+
+
+def artifact_location(uri: str) -> str | None:
+    """Returns the folder beside an SQLite file; a server has a place of its own."""
+    parts = urlsplit(uri)
+    return str(Path(parts.path[1:]).parent / "mlruns") if _kind(parts) == "sqlite" else None
+
+
+def check_reachable(parts: SplitResult) -> None:
+    """Raises OSError at once where MLflow would try for minutes; proxies are left to MLflow."""
+    has_proxy = urllib.request.getproxies().keys() & {"http", "https", "all"}
+    if parts.hostname and not has_proxy:
+        port = parts.port or PORTS[_kind(parts)]
+        socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
+
+
+def shown_uri(uri: str) -> str:
+    """Returns the URI without user, password and query."""
+    return re.sub("//.*@", "//***@", uri).partition("?")[0]
+
+
+def redacted(text: str, uri: str) -> str:
+    """Takes the secrets of a URI out of a text."""
+    userinfo = "".join(re.findall("//(.*)@", uri))
+    password, query = userinfo.partition(":")[2], uri.partition("?")[2]
+    for secret in (userinfo, password, unquote(password), query):
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def plain_reason(error: BaseException) -> str:
+    """Says in a few words what is at the root of an error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there"
+        if isinstance(cause, TimeoutError):
+            return "it did not answer in time"
+        if isinstance(cause, socket.gaierror):
+            return "its host name is unknown"
+        cause = cause.__cause__ or cause.__context__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return cut(lines[0].rstrip("."), 200)
