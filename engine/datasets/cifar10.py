@@ -10,10 +10,10 @@ from engine.datasets.base import DATASETS, LabelledImages, Split
 from engine.datasets.image_files import (
     Decoding,
     ImageFile,
-    chosen_rows,
     decode,
     image_files,
 )
+from engine.datasets.pictures import chosen_rows
 from engine.errors import InputError
 
 FILES: Final = {

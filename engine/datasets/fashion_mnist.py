@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from engine.datasets.base import DATASETS, LabelledImages, Split
-from engine.datasets.image_files import chosen_rows
+from engine.datasets.pictures import chosen_rows
 from engine.errors import InputError
 
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049

@@ -10,11 +10,11 @@ from engine.datasets.base import DATASETS, LabelledImages, Split
 from engine.datasets.image_files import (
     Decoding,
     ImageFile,
-    chosen_rows,
     class_folders,
     decode,
     image_files,
 )
+from engine.datasets.pictures import chosen_rows
 from engine.errors import InputError
 
 HELD_OUT = 10  # One picture in as many of each class is of the split test.

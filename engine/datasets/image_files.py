@@ -98,20 +98,6 @@ def decode(files: Sequence[ImageFile], decoding: Decoding) -> tuple[Tensor, Tens
     return torch.from_numpy(np.stack(pictures)), torch.tensor(labels, dtype=torch.int64)
 
 
-def chosen_rows(
-    labels: Sequence[int], classes: tuple[int, ...] | None, per_class: int | None
-) -> list[int]:
-    """Returns the rows of a split to read: of each of ``classes`` the first ``per_class``."""
-    seen: Counter[int] = Counter()
-    rows = []
-    for row, label in enumerate(labels):
-        wanted = classes is None or label in classes
-        if wanted and (per_class is None or seen[label] < per_class):
-            rows.append(row)
-            seen[label] += 1
-    return rows
-
-
 def _pixels(path: Path, decoding: Decoding) -> np.ndarray:
     """Returns a picture's values ``(ch, H, W)`` as uint8."""
     from PIL import Image  # Deferred: data sets of arrays need no pictures.
