@@ -234,7 +234,10 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
         "schema_version": 1,
         "run": folder.name,
         "verdict": judge(
-            groups, missing=len(trial_specs(plan)) - len(trials), controls=plan.controls
+            groups,
+            missing=len(trial_specs(plan)) - len(trials),
+            controls=plan.controls,
+            asked=plan.verdict,
         ),
         "plan": plan.to_dict(),
         "threat": threat_card(plan),

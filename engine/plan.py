@@ -68,6 +68,7 @@ class Plan(Strict):
         attacks: Several attacks to compare in place of ``attack``, by their names; those named as
             a preset are it.
         controls: Which controls run beside the attacks.
+        verdict: Whether defenses are judged. Without a verdict an audit is its figures.
         paper_table: Whether the report has the paper's metrics in the paper's convention too.
     """
 
@@ -92,6 +93,7 @@ class Plan(Strict):
     compute: ComputePlan = ComputePlan()
     tracking: TrackingPlan = TrackingPlan()
     images: ImagesPlan = ImagesPlan()
+    verdict: bool = True
     paper_table: bool = False
 
     @model_validator(mode="before")

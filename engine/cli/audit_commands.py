@@ -48,7 +48,7 @@ def run(
     """Run an audit.
 
     Exit codes: 0 done; 2 plan or usage; 3 input refused; 4 infrastructure; 101 inconclusive, of a
-    plan with the controls of a verdict; 130 or 143 interrupted, finish it with `leaktune resume`.
+    plan that asks for a verdict; 130 or 143 interrupted, finish it with `leaktune resume`.
 
     Example: leaktune run --config plan.yaml --set targets=16 --set attack.budget=5000
     """
@@ -180,5 +180,5 @@ def _print_outcome(
 
 
 def _exit(summary: dict[str, Any]) -> None:
-    if summary["verdict"]["status"] == INCONCLUSIVE and summary["verdict"]["judged"]:
+    if summary["verdict"]["status"] == INCONCLUSIVE and summary["verdict"]["asked"]:
         sys.exit(INCONCLUSIVE_EXIT)

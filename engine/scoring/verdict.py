@@ -45,7 +45,11 @@ UNCHANGED: Final = 1e-6
 
 
 def judge(
-    groups: Sequence[Group], *, missing: int, controls: Sequence[str] = (*REFERENCES, CEILING)
+    groups: Sequence[Group],
+    *,
+    missing: int,
+    controls: Sequence[str] = (*REFERENCES, CEILING),
+    asked: bool = True,
 ) -> dict[str, Any]:
     """Returns the verdict of an audit: a status, a sentence, and what is found of each defense.
 
@@ -60,18 +64,17 @@ def judge(
         groups: Groups as :func:`engine.scoring.groups.summarise_groups` returns them.
         missing: Trials without a result, failed or not run; with any, no defense is said to show
             no leak.
-        controls: Those the audit was to run. Without all that a verdict needs nothing is judged, as
-            ``judged`` says then.
+        controls: Those the audit was to run; without all that a verdict needs nothing is judged.
+        asked: Whether the plan asks for a verdict.
     """
     left_out = [name for name in (*REFERENCES, CEILING) if name not in controls]
-    reason = f"the plan leaves out {', '.join(left_out)}, without which nothing is judged."
+    reason = None if asked else "the plan asks for no verdict."
+    if asked and left_out:
+        reason = f"the plan leaves out {', '.join(left_out)}, without which nothing is judged."
     attacks = [group for group in groups if is_attack(group)]
     names = list(dict.fromkeys(attack["by"] for attack in attacks)) or [""]
     known = {name: _groups_of(name, groups) for name in names}
-    why_not = {
-        name: reason if left_out else _why_undefended_attack_fails(found)
-        for name, found in known.items()
-    }
+    why_not = {name: reason or _why_undefended_attack_fails(found) for name, found in known.items()}
     findings = [
         _judge_defense(attack, known[attack["by"]], why_not[attack["by"]], missing)
         for attack in attacks
@@ -80,7 +83,7 @@ def judge(
     return {
         "status": status,
         "sentence": sentence,
-        "judged": not left_out,
+        "asked": asked,
         "defenses": [asdict(finding) for finding in findings],
     }
 

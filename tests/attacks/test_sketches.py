@@ -69,7 +69,9 @@ def test_sketches_of_batches_are_those_of_their_mean_gradients(make_objective):
 
     sketches = objective.scores(latents, "sketches").details
 
-    updates = objective.matcher.updates(objective.generate(latents), objective._labels(latents))
+    updates = objective.matcher.updates(
+        objective.generate(latents), objective.decoder.labels(latents)
+    )
     flat = torch.cat([tensor.flatten(1) for tensor in updates.tensors.values()], 1)
     expected = (flat - flat[0]).square().sum(1) / len(updates.tensors)
     torch.testing.assert_close((sketches - sketches[0]).square().sum(1), expected)

@@ -253,9 +253,10 @@ def test_a_searchers_attack_is_held_against_its_own_shuffled_control():
 def test_an_audit_whose_plan_leaves_out_a_verdicts_controls_is_not_judged():
     groups = [g for g in audit(none=(LEAK, SEEN), weak=(LEAK, SEEN)) if g["attack"] != "shuffled"]
 
-    asked = judge(groups, missing=0)
-    unasked = judge(groups, missing=0, controls=("prior_only", "oracle"))
+    partial = judge(groups, missing=0, controls=("prior_only", "oracle"))
+    unasked = judge(groups, missing=0, controls=("prior_only", "oracle"), asked=False)
 
-    assert (asked["status"], asked["judged"]) == ("inconclusive", True)
-    assert (unasked["status"], unasked["judged"]) == ("inconclusive", False)
-    assert "the plan leaves out shuffled, without which nothing is judged" in unasked["sentence"]
+    assert (partial["status"], partial["asked"]) == ("inconclusive", True)
+    assert "the plan leaves out shuffled, without which nothing is judged" in partial["sentence"]
+    assert (unasked["status"], unasked["asked"]) == ("inconclusive", False)
+    assert "the plan asks for no verdict" in unasked["sentence"]
