@@ -78,11 +78,6 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
     )
 
 
-def weights_path(reference: str, name: str) -> Path:
-    """Returns the path of weights given by a data set's name or by a path."""
-    return part_path(reference, name)
-
-
 def _path(plan: Plan, reference: str, part: str) -> Path:
     return part_path(reference, part, plan.data_folder)
 

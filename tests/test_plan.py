@@ -9,8 +9,9 @@ from engine import assets, lab
 from engine.attacks import PRESETS, AttackSettings, attack
 from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
-from engine.lab import build_lab, check_plan, input_hashes, trial_specs, weights_path
+from engine.lab import build_lab, check_plan, input_hashes, trial_specs
 from engine.plan import DEFAULT_PLAN, make_plan, read_plan
+from engine.setups import part_path
 from engine.threat_card import threat_card
 from engine.trial import observe
 from engine.trial_record import spec_hash, to_params
@@ -116,7 +117,7 @@ def test_relative_paths_are_those_of_where_the_command_runs(tmp_path, monkeypatc
 def test_an_embedded_name_stands_for_embedded_files():
     asset = assets.asset("fashion-mnist", "generator")
 
-    assert weights_path("fashion-mnist", "generator") == asset
+    assert part_path("fashion-mnist", "generator") == asset
     assert input_hashes(plan_of())["generator"] == hashlib.sha256(asset.read_bytes()).hexdigest()
 
 

@@ -1,11 +1,9 @@
 """A class-conditional generator of convolutions on enlarged grids."""
 
-from itertools import pairwise
-
 from torch import nn
 
 from engine.generators.base import GENERATORS
-from engine.generators.grids import doublings, halved
+from engine.generators.grids import growing_layers
 from engine.generators.layered import LayeredGenerator
 
 
@@ -34,27 +32,16 @@ class UpsamplingGenerator(LayeredGenerator):
         width: int,
         conditional: bool = True,
     ) -> None:
-        channels, height, image_width = image_shape
-        times = doublings(image_shape, at_least=1)
-        grid = (width, height // 2**times, image_width // 2**times)
-        inputs = latent_dim + (classes if conditional else 0)
-        widths = halved(width, times)
-        layers = nn.Sequential(
-            nn.Linear(inputs, grid[0] * grid[1] * grid[2]),
-            nn.Unflatten(1, grid),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
+        layers = growing_layers(
+            image_shape,
+            inputs=latent_dim + (classes if conditional else 0),
+            width=width,
+            at_least=1,
+            double=lambda before, after: [
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(before, after, 3, padding=1),
+            ],
         )
-        for before, after in pairwise(widths):
-            layers.extend(
-                [
-                    nn.Upsample(scale_factor=2),
-                    nn.Conv2d(before, after, 3, padding=1),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(),
-                ]
-            )
-        layers.extend([nn.Conv2d(widths[-1], channels, 3, padding=1), nn.Sigmoid()])
         super().__init__(
             latent_dim=latent_dim,
             classes=classes,

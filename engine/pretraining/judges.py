@@ -4,9 +4,9 @@ from pathlib import Path
 
 from engine import assets
 from engine.errors import InputError
-from engine.lab import weights_path
 from engine.pretraining.public_data import PublicData
 from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
+from engine.setups import part_path
 
 REMEDY = (
     "Make one with `leaktune pretrain classifier` and the same --data, --dataset and --output, or "
@@ -33,7 +33,7 @@ def find_judge(
         if len(data.classes) == 1:
             return None
         reference = _reference(dataset, output)
-    judge = load_classifier(weights_path(reference, "classifier"))
+    judge = load_classifier(part_path(reference, "classifier"))
     shape, classes = judge.image_shape, judge.classes
     if (shape, classes) != (data.image_shape, len(data.classes)):
         raise InputError(

@@ -6,11 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from engine.errors import InputError
+from engine.federation.private_images import DISTRACTORS_PER_CLASS, TARGETS_PER_CLASS
 from engine.pretraining.cards import Made, write_cards
 from engine.pretraining.pictures import save_grid
 from engine.pretraining.public_data import PublicData
-
-TARGETS_PER_CLASS, DISTRACTORS_PER_CLASS = 4, 99
 
 
 def choose_private_images(data: PublicData, output: Path, *, made: Made) -> None:

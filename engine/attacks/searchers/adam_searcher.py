@@ -104,7 +104,7 @@ class AdamSearcher:
 
     def _step(self, own: np.ndarray, gradients: np.ndarray) -> None:
         decay, decay_square = BETAS
-        rates = [self._schedule(done / self._planned) for done in self._steps[own]]
+        rates = self._rates(own)
         self._steps[own] += 1
         self._mean[own] = decay * self._mean[own] + (1 - decay) * gradients
         square = decay_square * self._square[own] + (1 - decay_square) * gradients**2
@@ -112,8 +112,13 @@ class AdamSearcher:
         steps = self._steps[own][:, None]
         mean = self._mean[own] / (1 - decay**steps)
         scale = np.sqrt(square / (1 - decay_square**steps)) + EPSILON
-        moved = self._points[own] - self._learning_rate * np.reshape(rates, (-1, 1)) * mean / scale
+        moved = self._points[own] - self._learning_rate * rates * mean / scale
         self._points[own] = moved.clip(-self._box, self._box)
+
+    def _rates(self, own: np.ndarray) -> np.ndarray:
+        """Returns the factors of the step size of points, ``(n, 1)``."""
+        factors = [self._schedule(done / self._planned) for done in self._steps[own]]
+        return np.reshape(factors, (-1, 1))
 
     def _renew(self, own: np.ndarray) -> None:
         self._points[own] = self._draw((len(own), self._points.shape[1]))

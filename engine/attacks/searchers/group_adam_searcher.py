@@ -70,9 +70,8 @@ class GroupAdamSearcher(AdamSearcher):
         return super()._pulled(own, gradients + 2 * self._consistency * away)
 
     def _step(self, own: np.ndarray, gradients: np.ndarray) -> None:
-        rates = [self._schedule(done / self._planned) for done in self._steps[own]]
+        size = self._noise * self._learning_rate * self._rates(own)
         super()._step(own, gradients)
-        size = self._noise * self._learning_rate * np.reshape(rates, (-1, 1))
         noisy = self._points[own] + size * self._rng.standard_normal(gradients.shape)
         self._points[own] = noisy.clip(-self._box, self._box)
 
