@@ -16,7 +16,7 @@ from engine.errors import InputError, PlanError
 from engine.federation import Update, find_head, make_target_model
 from engine.federation.captures import read_capture
 from engine.federation.private_images import PrivateImages
-from engine.federation.shifts import shifted
+from engine.federation.shifts import SHIFTS, shifted
 from engine.generators import Generator, load_generator
 from engine.plan import Plan
 from engine.plan_parts import PlannedAttack
@@ -44,7 +44,7 @@ def build_lab(plan: Plan, device: str = "cpu") -> Lab:
     generator = load_generator(
         _path(plan, plan.generator.weights, "generator"), sha256=plan.generator.sha256
     )
-    private = shifted(_private_images(plan), plan.shift)
+    private = shifted(_private_images(plan), plan.shift, generator.image_shape)
     classifier = load_classifier(
         _path(plan, plan.classifier.weights, "classifier"),
         sha256=plan.classifier.sha256,
@@ -82,9 +82,14 @@ def _path(plan: Plan, reference: str, part: str) -> Path:
     return part_path(reference, part, plan.data_folder)
 
 
+def _held(plan: Plan) -> str:
+    """Returns what the clients' images are of: the data, or another data set."""
+    return plan.data if plan.shift is None or plan.shift in SHIFTS else plan.shift
+
+
 def _private_images(plan: Plan) -> PrivateImages:
     clients = max(plan.targets, len(plan.captures), 2 if "shuffled" in plan.controls else 1)
-    return private_images_of(plan.data, plan.data_folder, needed=clients * plan.client.images)
+    return private_images_of(_held(plan), plan.data_folder, needed=clients * plan.client.images)
 
 
 def input_hashes(plan: Plan) -> dict[str, str]:
@@ -93,7 +98,7 @@ def input_hashes(plan: Plan) -> dict[str, str]:
     Of private images that are chosen from a data set, it is that of those images.
     """
     files = {
-        "private_images": private_file(plan.data),
+        "private_images": private_file(_held(plan)),
         "generator": _path(plan, plan.generator.weights, "generator"),
         "classifier": _path(plan, plan.classifier.weights, "classifier"),
     }

@@ -36,7 +36,7 @@ from engine.plan_parts import (
 from engine.plan_scales import SCALE, SCALES, scaled
 from engine.registry import nearest, unknown_name
 from engine.scoring.variants import CONTROLS
-from engine.setups import default_data_folder
+from engine.setups import SETUPS, default_data_folder
 
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
 MAX_PLAN_BYTES = 1024**2
@@ -56,7 +56,8 @@ class Plan(Strict):
             the path of a safetensors file of private images.
         data_folder: Where the user keeps data sets, each in a folder of its name.
         shift: Makes the clients' images others than the generator was made for: ``rotated`` by a
-            quarter, or ``paired``, two objects in each. None for images as they are.
+            quarter, ``paired``, two objects in each, or those of another data set by name, as large
+            and as grey as the generator's. None for images as they are.
         captures: Updates a server received, one safetensors file for each of the first clients,
             in place of simulated ones. ``defenses`` then lists the one chain of defenses
             they went through, and beside it ``none``, which is simulated: without it there is
@@ -209,10 +210,7 @@ def _check_names(plan: Plan) -> list[str]:
     ]
     repeated = {label for label in labels if labels.count(label) > 1}
     others = [chain for chain in plan.defenses if chain[0].name != "none"]
-    if plan.shift is not None and plan.shift not in SHIFTS:
-        problems.append(f"shift: {unknown_name('shift', plan.shift, SHIFTS)}")
-    if plan.captures and plan.shift is not None:
-        problems.append("shift: expected none with captures, whose images are as they are.")
+    problems += _check_shift(plan)
     if plan.captures and (len(others) > 1 or len(plan.defenses) > 2):
         problems.append(
             "defenses: expected, with captures, the one chain they went through and none beside "
@@ -230,6 +228,23 @@ def _check_names(plan: Plan) -> list[str]:
         except PlanError as error:
             problems.append(f"{part}: {error}")
     return problems
+
+
+def _check_shift(plan: Plan) -> list[str]:
+    """Returns what is wrong with the shift of the clients' images, in words."""
+    shifts = (*SHIFTS, *SETUPS)
+    if plan.shift is None:
+        return []
+    if plan.shift not in shifts:
+        return [f"shift: {unknown_name('shift', plan.shift, shifts)}"]
+    if plan.captures:
+        return ["shift: expected none with captures, whose images are as they are."]
+    if plan.shift in SETUPS and (plan.data == plan.shift or plan.data not in SETUPS):
+        return [
+            f"shift: expected another data set than that of data, by name, got {plan.shift} with "
+            f"data: {plan.data}. Name in data what the generator was made for."
+        ]
+    return []
 
 
 def _attack_plans(plan: Plan) -> dict[str, AttackPlan]:

@@ -1,9 +1,11 @@
 """BigGAN-deep, DeepMind's in the form of Hugging Face: the paper's generator for ImageNet."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from engine.checkpoints import read_card
@@ -13,6 +15,8 @@ from engine.generators.base import GENERATORS
 PACKAGE: Final = "pytorch-pretrained-biggan"
 # Of the published models, the one of the paper; its images are made as small as ImageNet's crops.
 OUTPUT_DIM, SIDE = 256, 224
+# Of the channels that the first block gets.
+FIRST_SIDE: Final = 4
 COUNTS: Final = (
     "output_dim",
     "z_dim",
@@ -39,7 +43,8 @@ class BigGanGenerator(nn.Module):
     """BigGAN-deep by the package pytorch-pretrained-biggan; not trained here.
 
     `Brock et al. (2019) <https://arxiv.org/abs/1809.11096>`_. Its images are resized by area, and
-    moved from [-1, 1] into [0, 1].
+    moved from [-1, 1] into [0, 1]. It can be split after each of its blocks; as later ones look at
+    the latent too, features of a stage are a block's channels with the latent behind them.
 
     *Differences from the code of the GGL paper*: in evaluation mode, as everything in an audit.
     There it is left in training mode, where each call changes its spectral norms, so that equal
@@ -67,12 +72,58 @@ class BigGanGenerator(nn.Module):
             raise PlanError(f"Expected truncation in (0, 1], got truncation={truncation}.")
         self.latent_dim, self.classes, self.image_shape = latent_dim, classes, image_shape
         self.truncation = truncation
-        self.network = _build({**config, "z_dim": latent_dim, "num_classes": classes})
+        # Of a package without types.
+        self.network: Any = _build({**config, "z_dim": latent_dim, "num_classes": classes})
+
+    @property
+    def stages(self) -> int:
+        """Number of places where it can be split."""
+        return len(self._blocks())
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Returns images ``(C, 3, H, W)`` for latents ``(C, d)`` and labels ``(C,)``."""
-        classes = nn.functional.one_hot(labels, self.classes).to(latents)
-        images = self.network(latents, classes, self.truncation)
+        return self._resized(self.network(latents, self._one_hot(labels, latents), self.truncation))
+
+    def to_features(self, latents: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """Returns features of a stage, counted from 1, ``(C, F + d)``, for latents ``(C, d)``."""
+        network, conditions = self.network.generator, self._conditions(latents, labels)
+        start = network.gen_z(conditions).unflatten(1, (FIRST_SIDE, FIRST_SIDE, -1))
+        layers = network.layers[: self._blocks()[stage - 1] + 1]
+        channels = self._through(layers, start.permute(0, 3, 1, 2).contiguous(), conditions)
+        return torch.cat([channels.flatten(1), latents.to(channels)], dim=1)
+
+    def from_features(self, features: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """Returns images ``(C, 3, H, W)`` for features ``(C, F + d)`` of a stage."""
+        network, place = self.network.generator, self._blocks()[stage - 1]
+        flat, latents = features.tensor_split([-self.latent_dim], dim=1)
+        width = network.layers[place].conv_3.out_channels
+        side = math.isqrt(flat.shape[1] // width)
+        conditions = self._conditions(latents, labels)
+        rest = network.layers[place + 1 :]
+        channels = self._through(rest, flat.unflatten(1, (width, side, side)), conditions)
+        coloured = network.conv_to_rgb(network.relu(network.bn(channels, self.truncation)))
+        return self._resized(coloured[:, : self.image_shape[0]].tanh())
+
+    def _blocks(self) -> list[int]:
+        """Returns the places of blocks among the layers; the others are attention."""
+        layers = self.network.generator.layers
+        return [place for place, layer in enumerate(layers) if _is_block(layer)]
+
+    def _through(self, layers: nn.ModuleList, channels: Tensor, conditions: Tensor) -> Tensor:
+        for layer in layers:
+            extra = (conditions, self.truncation) if _is_block(layer) else ()
+            channels = layer(channels, *extra)
+        return channels
+
+    def _conditions(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Returns what blocks look at: latents, and embeddings of their classes, ``(C, 2 d)``."""
+        embedded = self.network.embeddings(self._one_hot(labels, latents))
+        return torch.cat([latents.to(embedded), embedded], dim=1)
+
+    def _one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
+        return nn.functional.one_hot(labels, self.classes).to(like)
+
+    def _resized(self, images: Tensor) -> Tensor:
         resized = nn.functional.interpolate(images, size=self.image_shape[1:], mode="area")
         return (resized + 1) / 2
 
@@ -119,6 +170,10 @@ def fold_spectral_norms(module: nn.Module) -> None:
                 nn.utils.remove_spectral_norm(layer, hook.name)
 
 
+def _is_block(layer: nn.Module) -> bool:
+    return hasattr(layer, "conv_3")
+
+
 def _problem(config: Mapping[str, Any]) -> str:
     """Returns why this is no configuration of BigGAN-deep, or an empty text."""
     missing = [key for key in KEYS if key not in config]
@@ -130,7 +185,7 @@ def _problem(config: Mapping[str, Any]) -> str:
     layers = config["layers"]
     if not isinstance(layers, list) or not all(map(_is_layer, layers)):
         return "layers that are not of three values, whether they enlarge, and two widths"
-    side = 4 * 2 ** sum(layer[0] for layer in layers)
+    side = FIRST_SIDE * 2 ** sum(layer[0] for layer in layers)
     if side != config["output_dim"]:
         return f"layers for {side} pixels and output_dim: {config['output_dim']}"
     return ""

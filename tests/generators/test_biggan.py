@@ -9,6 +9,7 @@ from safetensors.torch import load, save_file
 from engine.errors import InfrastructureError, InputError, PlanError
 from engine.generators import GENERATORS, biggan, load_generator
 from engine.generators.biggan import fold_spectral_norms
+from search_spaces.latent_spaces.features import feature_directions
 from tests.conftest import build, seeded
 from tests.datasets.layouts import TINY_BIGGAN, tiny_biggan, write_biggan
 
@@ -74,6 +75,30 @@ def test_it_is_pure_where_the_published_code_drifts(written):
     assert torch.equal(drawn(loaded), drawn(loaded))
     with torch.no_grad():
         assert not torch.equal(drawn(published), drawn(published))
+
+
+def test_split_after_any_block_it_makes_the_packages_images(written):
+    loaded = load_generator(written)
+    latents, labels = torch.randn(2, 8, generator=seeded(1)), torch.tensor([5, 700])
+    images = loaded(latents, labels)
+
+    assert loaded.stages == len(TINY_BIGGAN["layers"])
+    for stage in range(1, loaded.stages + 1):
+        features = loaded.to_features(latents, labels, stage)
+        torch.testing.assert_close(loaded.from_features(features, labels, stage), images)
+        assert torch.equal(features[:, -8:], latents)
+        moved = features.index_fill(1, torch.tensor([0]), 1e3)
+        assert not torch.allclose(loaded.from_features(moved, labels, stage), images)
+
+
+def test_moves_of_its_features_leave_the_latent_that_later_blocks_look_at(written):
+    loaded = load_generator(written)
+
+    directions = feature_directions(loaded, 5, 2, 4, torch.device("cpu"))
+
+    lengths = directions.norm(dim=1)
+    assert (lengths > 0).all()
+    assert (directions[:, -8:].norm(dim=1) < 1e-4 * lengths).all()
 
 
 def test_folding_spectral_norms_changes_no_image():

@@ -76,9 +76,10 @@ def test_imagenet_is_audited_to_the_end(ray_cluster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["celeba-32", "imagenet-224"])
-def test_the_papers_third_table_comes_to_its_end(name, ray_cluster, tmp_path):
+@pytest.mark.parametrize("paper", ["table3", "figure8"])
+def test_the_papers_tables_come_to_their_end(paper, name, ray_cluster, tmp_path):
     data = write_imagenet_setup(write_celeba_setup(tmp_path / "data"))
-    plan = yaml.safe_load((PAPER / "table3.yaml").read_text())
+    plan = yaml.safe_load((PAPER / f"{paper}.yaml").read_text())
     del plan["scales"]
     for attack in plan["attacks"].values():
         attack["budget"] = 8
