@@ -33,7 +33,8 @@ def audit_grid(
 ) -> list[GridPoint]:
     """Returns the points of an audit in the order they run.
 
-    Target by target, so that an interrupted audit has whole targets.
+    Target by target, so that an interrupted audit has whole targets; of a target those of one
+    attack after the other, as searches of one kind are best evaluated together.
 
     Args:
         targets: Number of clients.
@@ -44,9 +45,9 @@ def audit_grid(
     """
     axes = {
         "target": range(targets),
-        "defense": range(defenses),
         "control": ["", *controls],
         "attack": range(attacks),
+        "defense": range(defenses),
         "seed": seeds,
     }
     points = [GridPoint(**point) for point in grid_points(axes)]

@@ -8,11 +8,11 @@ def test_an_audit_runs_target_by_target_with_the_oracle_once_each():
 
     assert points == [
         GridPoint(target=0, defense=0, control="", attack=0, seed=5),
-        GridPoint(target=0, defense=0, control="oracle", attack=0, seed=5),
         GridPoint(target=0, defense=1, control="", attack=0, seed=5),
+        GridPoint(target=0, defense=0, control="oracle", attack=0, seed=5),
         GridPoint(target=1, defense=0, control="", attack=0, seed=5),
-        GridPoint(target=1, defense=0, control="oracle", attack=0, seed=5),
         GridPoint(target=1, defense=1, control="", attack=0, seed=5),
+        GridPoint(target=1, defense=0, control="oracle", attack=0, seed=5),
     ]
 
 
