@@ -92,7 +92,7 @@ class Plan(Strict):
     attacks: Annotated[dict[AttackName, AttackPlan], Field(min_length=1)] | None = None
     controls: tuple[Literal["prior_only", "shuffled", "random_best", "oracle"], ...] = CONTROLS
     compute: ComputePlan = ComputePlan()
-    tracking: TrackingPlan = TrackingPlan()
+    tracking: TrackingPlan = Field(default_factory=TrackingPlan)
     images: ImagesPlan = ImagesPlan()
     verdict: bool = True
     paper_table: bool = False

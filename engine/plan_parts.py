@@ -28,6 +28,11 @@ def _absolute(reference: str) -> str:
     return reference if reference in SETUPS else os.path.abspath(reference)
 
 
+def _tracking_uri() -> str:
+    """Returns where MLflow's runs go if the plan does not say, by MLflow's own convention."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
 Reference = Annotated[str, AfterValidator(_absolute)]
 Folder = Annotated[str, AfterValidator(os.path.abspath)]
 
@@ -265,12 +270,13 @@ class TrackingPlan(Strict):
 
     Attributes:
         mlflow: Whether to record in MLflow at all.
-        uri: MLflow's tracking URI.
+        uri: MLflow's tracking URI; that of the environment (``MLFLOW_TRACKING_URI``), else a
+            file, if the plan names none.
         experiment: Name of the MLflow experiment.
     """
 
     mlflow: bool = True
-    uri: str = "sqlite:///mlflow.db"
+    uri: str = Field(default_factory=_tracking_uri)
     experiment: str = "leaktune"
 
 

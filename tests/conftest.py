@@ -23,6 +23,8 @@ torch.set_num_threads(1)
 # Read when Ray is imported, which some tests do before an audit would set it: under `uv run`, Ray
 # would have every worker build an environment of its own.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# A developer's own MLflow server is no place for the audits of tests.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 IMAGE_SHAPE = (1, 12, 12)
 CLASSES = 4

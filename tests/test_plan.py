@@ -423,6 +423,16 @@ def test_a_resolved_plan_with_several_searchers_and_seeds_reads_back_as_itself()
     assert plan_of(seed=3).to_dict()["seed"] == 3
 
 
+def test_mlflow_is_where_the_plan_says_or_else_the_environment(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert plan_of().tracking.uri == "sqlite:///mlflow.db"
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert plan_of().tracking.uri == "http://mlflow:5000"
+    assert plan_of(tracking={"experiment": "other"}).tracking.uri == "http://mlflow:5000"
+    assert plan_of(tracking={"uri": "http://other:5000"}).tracking.uri == "http://other:5000"
+
+
 def test_tracking_is_told_the_searcher_of_every_search_and_the_seed_of_every_trial():
     params = [to_params(spec) for spec in trial_specs(plan_of(targets=1, **AXES))]
 
