@@ -10,6 +10,9 @@
 # ACCELERATOR=cpu takes torch and torchvision of the locked versions from PyTorch's CPU index and
 # leaves CUDA out. Those two files are *not* checked by hash, since the lock holds the hashes of
 # PyPI's builds. Everything else is checked as above.
+#
+# The base image moves with Debian's security updates, and so do the programs from apt: build anew to
+# take them in. What pins a cluster's machines is the digest of the image built here.
 
 ARG PYTHON_VERSION=3.11
 
@@ -50,13 +53,17 @@ RUN uv pip install --no-deps . && uv pip check
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
 # `ray up` reaches into the container with bash and rsync, and from the head on to the workers
-# with ssh; `ray submit --tmux` needs tmux.
+# with ssh; `ray submit --tmux` needs tmux; KubeRay's probes, up to its 1.5, need wget.
+# No versions, since Debian keeps none but the latest.
+# hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends bash openssh-client rsync tmux \
+    && apt-get install --yes --no-install-recommends bash openssh-client rsync tmux wget \
     && rm -rf /var/lib/apt/lists/*
 
-# Files that `ray up` mounts keep their owner's id: let it be the id of the SSH user.
+# Files that `ray up` mounts keep their owner's id: let it be the id of the SSH user. $PATH in
+# single quotes, for the shell that reads the file to fill in.
 ARG UID=1000
+# hadolint ignore=SC2016
 RUN groupadd --gid "${UID}" leaktune \
     && useradd --create-home --uid "${UID}" --gid "${UID}" --shell /bin/bash leaktune \
     && install --directory --owner=leaktune --group=leaktune --mode=0700 /home/leaktune/.ray \
@@ -71,11 +78,14 @@ ENV HOME=/home/leaktune \
     RAY_AUTH_MODE=token \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-USER leaktune
+# By number, because Kubernetes cannot tell from a name that it is not root (runAsNonRoot).
+USER ${UID}:${UID}
 WORKDIR /home/leaktune
 
-# Smoke test: the installed command runs, in Ray's kind of shell as well, and the head's tools are there.
+# Smoke test: the installed command runs, in Ray's kind of shell as well, the head's tools are there,
+# and Ray finds what it talks to AWS, GCP and Kubernetes through.
 RUN leaktune --help > /dev/null \
     && test "$(bash --login -c 'command -v python')" = /opt/leaktune/bin/python \
-    && ray --version && rsync --version > /dev/null && ssh -V && test -w "${HOME}"
+    && ray --version && command -v rsync ssh tmux wget && test -w "${HOME}" \
+    && python -c "import boto3, googleapiclient, ray.autoscaler._private.kuberay.run_autoscaler"
 CMD ["leaktune", "--help"]

@@ -56,7 +56,7 @@ def test_every_declared_dependency_is_pinned_within_its_bounds(pins, wanted):
             assert requirement.specifier.contains(exact.version, prereleases=True), pin
 
 
-def test_the_head_of_an_aws_cluster_finds_boto3_in_the_image(pins):
-    # Ray's AWS provider imports it on the head and installs it nowhere: clusters/aws.yaml
-    # empties Ray's setup commands, which take versions of the day from an index.
-    assert "boto3" in pins
+def test_the_head_of_a_cluster_finds_the_clients_of_its_cloud_in_the_image(pins):
+    # Ray's providers import them on the head and install them nowhere: clusters/aws.yaml and
+    # clusters/gcp.yaml empty Ray's setup commands, which take versions of the day from an index.
+    assert {"boto3", "google-api-python-client", "google-auth-httplib2", "httplib2"} <= set(pins)

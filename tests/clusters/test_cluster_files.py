@@ -145,15 +145,3 @@ def test_aws_ends_machines_and_encrypts_their_disks():
         assert disk["Ebs"]["Encrypted"] is True, name
         assert disk["Ebs"]["DeleteOnTermination"] is True, name
         assert node_type["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}, name
-
-
-def test_the_image_has_what_the_cluster_files_count_on():
-    final_stage = (ROOT / "Dockerfile").read_text("utf-8").split("\nFROM ")[-1]
-
-    assert f"HOME={HOME}" in final_stage
-    assert f"PATH={BIN.rstrip('/')}:$PATH" in final_stage
-    assert f"{HOME}/.ray" in final_stage
-    assert re.search(r"^USER leaktune$", final_stage, re.MULTILINE)
-    assert not re.search(r"^ENTRYPOINT", final_stage, re.MULTILINE)
-    for program in ("bash", "openssh-client", "rsync", "tmux"):
-        assert program in final_stage
