@@ -1,49 +1,44 @@
 """The cluster files are accepted by the installed Ray, and open nothing to the world."""
 
-import copy
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
-# Ray's own validation, which it offers to no one: `ray up` has no dry run.
-ray_util = pytest.importorskip("ray.autoscaler._private.util", reason="Ray moved its private API")
+from tests.clusters.files import (
+    FILES,
+    FOLDER,
+    IMAGE,
+    LAUNCHER_FILES,
+    ROOT,
+    as_ray_sees_it,
+    load,
+    strings,
+)
 
-ROOT = Path(__file__).parents[2]
-CLUSTERS = sorted((ROOT / "clusters").glob("*.yaml"))
-AWS = ROOT / "clusters" / "aws.yaml"
 BIN = "/opt/leaktune/bin/"
 HOME = "/home/leaktune"
 START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
-def load(path):
-    return yaml.safe_load(path.read_text("utf-8"))
-
-
-def as_ray_sees_it(config):
-    """The file with Ray's defaults filled in: what we do not override, they decide."""
-    prepared = ray_util.prepare_config(copy.deepcopy(config))
-    ray_util.validate_config(prepared)
-    return prepared
-
-
-def strings(node):
-    if isinstance(node, dict):
-        node = [*node, *node.values()]
-    if isinstance(node, list):
-        return [text for item in node for text in strings(item)]
-    return [str(node)]
-
-
-@pytest.fixture(params=CLUSTERS, ids=lambda path: path.stem)
+@pytest.fixture(params=LAUNCHER_FILES, ids=lambda path: path.stem)
 def config(request):
-    return load(request.param)
+    return load(request.param.stem)
 
 
-def test_there_is_a_file_for_owned_machines_and_one_for_aws():
-    assert [path.stem for path in CLUSTERS] == ["aws", "onprem"]
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def document(request):
+    """Any file, as one list of its documents."""
+    return list(yaml.safe_load_all(request.param.read_text("utf-8")))
+
+
+@pytest.fixture(scope="module")
+def readme():
+    return (FOLDER / "README.md").read_text("utf-8")
+
+
+def test_there_is_a_file_for_owned_machines_and_two_clouds():
+    assert [path.stem for path in FILES] == ["aws", "gcp", "onprem"]
 
 
 def test_the_installed_ray_accepts_the_file(config):
@@ -73,11 +68,15 @@ def test_every_ray_process_starts_with_token_authentication(config):
         assert starts[0].startswith("export RAY_AUTH_MODE=token;"), key
 
 
-def test_the_token_travels_as_a_file_and_is_not_written_down(config):
+def test_the_token_travels_as_a_file(config):
     assert config["file_mounts"] == {f"{HOME}/.ray/auth_token": "~/.ray/auth_token"}
-    for text in strings(config):
+
+
+def test_no_secret_is_written_down(document):
+    for text in strings(document):
         assert "RAY_AUTH_TOKEN" not in text
         assert not re.search(r"(?<!sha256:)\b[0-9a-f]{32,}\b", text)
+        assert not re.search(r"PRIVATE KEY|AKIA|AIza|\w+://[^/\s]+:[^/\s]+@", text)
 
 
 def test_the_dashboard_is_on_loopback(config):
@@ -106,42 +105,62 @@ def test_results_are_on_a_path_that_every_container_shares(config):
     assert any("mountpoint -q /mnt/leaktune" in text for text in config["initialization_commands"])
 
 
-def test_the_image_is_a_placeholder_pinned_by_digest(config):
-    assert re.fullmatch(r"registry\.example\.org/leaktune@sha256:\w+", config["docker"]["image"])
+def test_the_environment_names_an_mlflow_server_and_no_file_on_the_share(document):
+    (uri,) = {t for text in strings(document) for t in re.findall(r"https?://mlflow\S+", text)}
+
+    assert uri == "http://mlflow.REPLACE:5000"
+    assert "sqlite:" not in " ".join(strings(document))
 
 
-def test_aws_brings_its_own_security_group_for_every_machine():
-    # Where one is missing, Ray makes a group whose SSH port admits everyone.
-    config = load(AWS)
+def test_every_image_is_a_placeholder_pinned_by_digest(document):
+    images = [text for text in strings(document) if "/leaktune@" in text or "/leaktune:" in text]
+    images = [text for text in images if not text.startswith("-v ")]
 
-    assert "security_group" not in config["provider"]
-    for name, node_type in config["available_node_types"].items():
-        assert node_type["node_config"]["SecurityGroupIds"] == ["sg-REPLACE"], name
-
-
-def test_aws_gives_the_head_its_own_role_and_no_work():
-    head = load(AWS)["available_node_types"]["head"]
-
-    assert head["resources"] == {"CPU": 0, "GPU": 0}
-    assert head["node_config"]["IamInstanceProfile"] == {"Name": "leaktune-head"}
+    assert images
+    for image in images:
+        assert re.fullmatch(IMAGE, image)
 
 
-def test_aws_prefers_spot_machines_and_starts_none_before_there_is_work():
-    node_types = load(AWS)["available_node_types"]
-    spot, on_demand = node_types["gpu_spot"], node_types["gpu_on_demand"]
+def test_the_readme_names_every_placeholder(readme):
+    for path in FILES:
+        lines = path.read_text("utf-8").splitlines()
+        (row,) = re.findall(rf"^\| `{path.name}` \| ([^|]*) \|$", readme, re.MULTILINE)
+        named = re.findall(r"`([\w.-]+)`", row)
+        # A comment of its own line speaks of the next ones.
+        holders = [
+            line for line in lines if "REPLACE" in line and not line.lstrip().startswith("#")
+        ]
 
-    assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    assert "InstanceMarketOptions" not in on_demand["node_config"]
-    assert spot["priority"] > on_demand["priority"]
-    assert (spot["min_workers"], on_demand["min_workers"], on_demand["max_workers"]) == (0, 0, 0)
+        for line in holders:
+            assert any(word in line for word in named), f"{path.name}: {line.strip()}"
+        for word in named:
+            assert any(word in line for line in lines), f"{path.name}: {word}"
 
 
-def test_aws_ends_machines_and_encrypts_their_disks():
-    config = load(AWS)
+def test_every_file_says_how_to_start_it_and_how_to_stop_it():
+    for path in FILES:
+        head = path.read_text("utf-8").split("\n\n")[0]
 
-    assert config["provider"]["cache_stopped_nodes"] is False
-    for name, node_type in config["available_node_types"].items():
-        (disk,) = node_type["node_config"]["BlockDeviceMappings"]
-        assert disk["Ebs"]["Encrypted"] is True, name
-        assert disk["Ebs"]["DeleteOnTermination"] is True, name
-        assert node_type["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}, name
+        assert f"clusters/{path.name}" in head
+        assert "ray down" in head
+        assert "clusters/README.md" in head
+
+
+def test_every_file_that_costs_money_says_what_costs_and_where_prices_are():
+    for name in ("aws", "gcp"):
+        comments = re.findall(
+            r"# (.*)", (FOLDER / f"{name}.yaml").read_text("utf-8").split("\n\n")[0]
+        )
+
+        assert "What costs:" in " ".join(comments), name
+        assert re.search(r"https://\S+|prices", " ".join(comments)), name
+
+
+def test_every_file_of_the_folder_is_in_the_readme(readme):
+    for path in FILES:
+        assert readme.count(f"`{path.name}`") >= 1
+
+    named = set(
+        re.findall(r"clusters/([\w-]+\.yaml)", readme + (ROOT / "README.md").read_text("utf-8"))
+    )
+    assert named <= {path.name for path in FILES}
