@@ -11,8 +11,9 @@ ray_util = pytest.importorskip("ray.autoscaler._private.util", reason="Ray moved
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "clusters"
+KUBERAY = FOLDER / "kuberay-rayjob.yaml"
 FILES = sorted(FOLDER.glob("*.yaml"))
-LAUNCHER_FILES = FILES  # Those that `ray up` takes.
+LAUNCHER_FILES = [path for path in FILES if path != KUBERAY]  # Those that `ray up` takes.
 IMAGE = r"registry\.example\.org/leaktune@sha256:\w+"
 
 

@@ -28,7 +28,7 @@ def config(request):
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def document(request):
-    """Any file, as one list of its documents."""
+    """Any file, KubeRay's too, as one list of its documents."""
     return list(yaml.safe_load_all(request.param.read_text("utf-8")))
 
 
@@ -37,8 +37,8 @@ def readme():
     return (FOLDER / "README.md").read_text("utf-8")
 
 
-def test_there_is_a_file_for_owned_machines_and_two_clouds():
-    assert [path.stem for path in FILES] == ["aws", "gcp", "onprem"]
+def test_there_is_a_file_for_owned_machines_two_clouds_and_kubernetes():
+    assert [path.stem for path in FILES] == ["aws", "gcp", "kuberay-rayjob", "onprem"]
 
 
 def test_the_installed_ray_accepts_the_file(config):
@@ -141,13 +141,14 @@ def test_every_file_says_how_to_start_it_and_how_to_stop_it():
     for path in FILES:
         head = path.read_text("utf-8").split("\n\n")[0]
 
+        stop = "kubectl delete" if path.stem.startswith("kuberay") else "ray down"
         assert f"clusters/{path.name}" in head
-        assert "ray down" in head
+        assert stop in head
         assert "clusters/README.md" in head
 
 
 def test_every_file_that_costs_money_says_what_costs_and_where_prices_are():
-    for name in ("aws", "gcp"):
+    for name in ("aws", "gcp", "kuberay-rayjob"):
         comments = re.findall(
             r"# (.*)", (FOLDER / f"{name}.yaml").read_text("utf-8").split("\n\n")[0]
         )
