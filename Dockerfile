@@ -53,7 +53,7 @@ RUN uv pip install --no-deps . && uv pip check
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
 # `ray up` reaches into the container with bash and rsync, and from the head on to the workers
-# with ssh; `ray submit --tmux` needs tmux; KubeRay's probes, up to its 1.5, need wget.
+# with ssh; `ray submit --tmux` needs tmux; the probes of older KubeRay versions need wget.
 # No versions, since Debian keeps none but the latest.
 # hadolint ignore=DL3008
 RUN apt-get update \
