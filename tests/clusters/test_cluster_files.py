@@ -125,14 +125,14 @@ def test_the_readme_names_every_placeholder(readme):
     for path in FILES:
         lines = path.read_text("utf-8").splitlines()
         (row,) = re.findall(rf"^\| `{path.name}` \| ([^|]*) \|$", readme, re.MULTILINE)
-        named = re.findall(r"`([\w.-]+)`", row)
+        named = {word.strip(".") for word in re.findall(r"`([\w.-]+)`", row)}
         # A comment of its own line speaks of the next ones.
         holders = [
             line for line in lines if "REPLACE" in line and not line.lstrip().startswith("#")
         ]
 
         for line in holders:
-            assert any(word in line for word in named), f"{path.name}: {line.strip()}"
+            assert named & set(re.findall(r"[\w-]+", line)), f"{path.name}: {line.strip()}"
         for word in named:
             assert any(word in line for line in lines), f"{path.name}: {word}"
 
