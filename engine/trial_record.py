@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 from dataclasses import asdict
 from typing import Any
 
@@ -36,6 +37,7 @@ def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "cut_short": searched and result.evaluations < spec.budget,
         "nonfinite": result.nonfinite,
+        "host": socket.gethostname(),
         "wall_s": round(result.wall_s, 4),
         "candidates_per_s": round(result.evaluations / result.wall_s, 1) if searched else None,
         "labels": list(result.labels),
