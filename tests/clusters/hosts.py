@@ -111,7 +111,7 @@ def hosts(count: int, *, scratch: Path, shared: Path, key: Path) -> Iterator[lis
 
 
 def _plug_in(host: Host, stack: contextlib.ExitStack) -> None:
-    """Gives a host its network: a cable to the bridge, and the operator's machine as its way out."""
+    """Gives a host its network: a cable to the bridge, and this machine as its way out."""
     name, cable = host.name, f"{host.name}v"
     _ip("netns", "add", name)
     stack.callback(_ip, "netns", "delete", name)
