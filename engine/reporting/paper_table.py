@@ -1,8 +1,12 @@
-"""The paper's table: its metrics, in its convention, for every attack behind every defense."""
+"""The paper's table: its metrics, in its convention, for every attack behind every defense.
+
+Beside them is what the paper publishes for the same attack and defense, where it does.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from engine.reporting.published import published_psnr
 from engine.reporting.tables import MISSING, defenses_of, in_markdown, number, significant
 from engine.scoring.metrics import PAPER_PSNR, paper_mse
 from engine.scoring.variants import is_attack
@@ -13,6 +17,7 @@ COLUMNS: Final = (
     "Attack",
     "MSE-I",
     "PSNR, dB (95 %)",
+    "Published PSNR: CelebA / ImageNet",
     "LPIPS-V",
     "LPIPS-A",
     "MSE-R",
@@ -25,7 +30,7 @@ _REFERENCES: Final = {"prior_only": "floor: prior_only", "oracle": "ceiling: ora
 def paper_rows(summary: Mapping[str, Any]) -> list[Sequence[str]]:
     """Returns the cells of each row: by defense the floor, every attack, and the ceiling."""
     return [
-        _cells(defense, name, group)
+        _cells(defense, name, group, published_psnr(summary["plan"]["name"], defense, name))
         for defense in defenses_of(summary)
         for name, group in _groups_of(summary, defense)
     ]
@@ -48,7 +53,9 @@ def _groups_of(summary: Mapping[str, Any], defense: str) -> list[tuple[str, Mapp
     return [*floor, *attacks, *ceiling]
 
 
-def _cells(defense: str, name: str, group: Mapping[str, Any]) -> Sequence[str]:
+def _cells(
+    defense: str, name: str, group: Mapping[str, Any], published: str | None
+) -> Sequence[str]:
     metrics = group["metrics"]
 
     def mean(metric: str) -> float | None:
@@ -65,6 +72,7 @@ def _cells(defense: str, name: str, group: Mapping[str, Any]) -> Sequence[str]:
         name,
         significant(None if mse is None else paper_mse(mse)),
         f"{mean_psnr} ({low} to {high})" if MISSING not in (low, high) else mean_psnr,
+        published or MISSING,
         significant(mean("lpips_vgg")),
         significant(mean("lpips")),
         significant(mean("mse_r")),
