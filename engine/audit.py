@@ -2,24 +2,22 @@
 
 import csv
 import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from engine import tuning
+from engine.driver import STOPPED_EXIT, Driver, drive, stop_signals
 from engine.errors import AuditError, InputError
 from engine.history_file import remove_histories
 from engine.lab import check_plan, input_hashes, trial_specs
 from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
+from engine.recorder import Recorder
 from engine.reporting import montage, paper_markdown, render_page
 from engine.run_folder import RunFolder, write_json
 from engine.scoring.groups import summarise_groups
@@ -28,8 +26,8 @@ from engine.scoring.variants import is_attack, with_names
 from engine.scoring.verdict import judge
 from engine.threat_card import threat_card
 from engine.tracking import Uploader
-from engine.trial import Lab, TrialSpec
-from engine.trial_record import searcher_of, spec_hash, to_metrics, to_params
+from engine.trial import Lab
+from engine.trial_record import searcher_of, spec_hash
 
 TRACKING_PATIENCE_SECONDS = 30.0
 
@@ -40,62 +38,6 @@ class InterruptedAuditError(AuditError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass
-class Recorder:
-    """Writes what happens to trials into the run folder, and shows it.
-
-    Attributes:
-        folder: The audit's run folder.
-        specs: The audit's trials by their ids.
-        view: What the user watches.
-        failures: Trials that failed.
-        unsaved_trials: Trials whose progress could not be saved.
-    """
-
-    folder: RunFolder
-    specs: Mapping[str, TrialSpec]
-    view: ProgressView
-    failures: int = 0
-    unsaved_trials: int = 0
-
-    def started(self, trial: str) -> None:
-        """Logs that a trial was taken up."""
-        self.folder.append_event("trial_started", trial=trial, params=to_params(self.specs[trial]))
-
-    def progressed(self, trial: str, evaluations: int, loss: float | None) -> None:
-        """Logs how far a trial has come."""
-        self.folder.append_event("trial_progress", trial=trial, evaluations=evaluations, loss=loss)
-        self.view.progressed(trial, evaluations)
-
-    def unsaved(self, trial: str, error: str) -> None:
-        """Logs that a trial's progress could not be saved, and warns the user of the first."""
-        self.folder.append_event("trial_unsaved", trial=trial, error=error)
-        self.unsaved_trials += 1
-        if self.unsaved_trials == 1:
-            self.view.unsaved(trial, error)
-
-    def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-        """Keeps a trial's outcome: its images first, its result last, as that marks it finished."""
-        self.folder.save_images(trial, arrays["images"])
-        self.folder.save_losses(trial, np.asarray(arrays["losses"]), result["spec"])
-        self.folder.append_event(
-            "trial_finished",
-            trial=trial,
-            metrics=to_metrics(dict(result)),
-            trace=result["trace"],
-            matching=result["matching"],
-        )
-        write_json(self.folder.trial_folder(trial) / "result.json", result)
-        remove_histories(self.folder.trial_folder(trial))
-        self.view.finished(trial, result)
-
-    def failed(self, trial: str, error: str, trace: str) -> None:
-        """Logs a failed trial and shows the user why."""
-        self.folder.append_event("trial_failed", trial=trial, error=error, traceback=trace)
-        self.failures += 1
-        self.view.failed(trial, error, trace, first=self.failures == 1)
 
 
 def start_audit(plan: Plan, text: str, parent: Path) -> tuple[RunFolder, Lab]:
@@ -109,7 +51,7 @@ def start_audit(plan: Plan, text: str, parent: Path) -> tuple[RunFolder, Lab]:
     """
     lab = check_plan(plan)
     folder = RunFolder.create(parent, plan.name, plan=text, resolved=plan.to_dict())
-    provenance = collect_provenance(plan)
+    provenance, specs = collect_provenance(plan), trial_specs(plan)
     write_json(folder.path / "provenance.json", provenance)
     folder.append_event(
         "audit_started",
@@ -117,13 +59,19 @@ def start_audit(plan: Plan, text: str, parent: Path) -> tuple[RunFolder, Lab]:
         name=plan.name,
         params=_audit_params(plan),
         tags={"leaktune": provenance["leaktune"], "commit": str(provenance["commit"])},
-        trials=len(trial_specs(plan)),
+        trials=len(specs),
+        evaluations=sum(spec.budget for spec in specs if spec.searches),
     )
     return folder, lab
 
 
 def run_audit(
-    folder: RunFolder, *, address: str | None, console: Console, lab: Lab | None = None
+    folder: RunFolder,
+    *,
+    address: str | None,
+    console: Console,
+    lab: Lab | None = None,
+    driver: Driver | None = None,
 ) -> dict[str, Any]:
     """Runs the trials of a run folder that are not finished, then summarises and reports all.
 
@@ -132,13 +80,18 @@ def run_audit(
         address: Ray cluster to use; None for one of this machine's own.
         console: Where progress is shown.
         lab: What :func:`start_audit` has built; None to resume an audit, which is checked again.
+        driver: This process as the run's driver; None to become it for as long as this takes.
 
     Returns:
         The summary, as written to ``summary.json``.
 
     Raises:
         InterruptedAuditError: If the user stopped it.
+        InfrastructureError: If another driver is at work on the run, or took it over.
     """
+    if driver is None:
+        with drive(folder.path, console.print) as driver:
+            return run_audit(folder, address=address, console=console, lab=lab, driver=driver)
     plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
     _check_inputs(folder, plan)
     if lab is None:
@@ -146,10 +99,11 @@ def run_audit(
         folder.append_event("audit_resumed", done=len(finished_trials(folder, plan)))
     uploader = _start_tracking(folder, plan)
     try:
-        _run_remaining(folder, plan, lab, address, console)
+        _run_remaining(folder, plan, lab, address, console, driver)
         summary = conclude_audit(folder, plan, lab)
-    except AuditError:
-        folder.append_event("audit_interrupted")
+    except (AuditError, SystemExit, KeyboardInterrupt):
+        if driver.holds():
+            folder.append_event("audit_interrupted")
         raise
     finally:
         _finish_tracking(uploader, console)
@@ -157,29 +111,35 @@ def run_audit(
 
 
 def _run_remaining(
-    folder: RunFolder, plan: Plan, lab: Lab, address: str | None, console: Console
+    folder: RunFolder,
+    plan: Plan,
+    lab: Lab,
+    address: str | None,
+    console: Console,
+    driver: Driver,
 ) -> None:
     """Runs the trials that have no result; raises InterruptedAuditError if not all came to one."""
     specs = {spec.id: spec for spec in trial_specs(plan)}
     done = finished_trials(folder, plan)
     view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, [*done])
-    recorder = Recorder(folder, specs, view)
+    recorder = Recorder(folder, specs, view, driver.holds)
     for name in done:  # A driver that was killed may have left them.
         remove_histories(folder.trial_folder(name))
     remaining = [name for name in specs if name not in done]
     if not remaining:
         return
-    with _stop_signals() as stopped, tuning.connect(address), view:
+    with stop_signals() as stopped, tuning.connect(address), view:
         if plan.compute.fan_out == "candidates":
             tuning.run_candidates(plan, remaining, folder.path, recorder, lab)
         else:
             tuning.run_trials(plan, remaining, folder.path, recorder)
+    driver.check()
     done = finished_trials(folder, plan)
     if len(done) + recorder.failures < len(specs):
         raise InterruptedAuditError(
             f"Interrupted with {len(done)} of {len(specs)} trials done; nothing is lost. "
             f"Finish it with: leaktune resume {folder.path}",
-            exit_code=143 if signal.SIGTERM in stopped else 130,
+            exit_code=STOPPED_EXIT if signal.SIGTERM in stopped else 130,
         )
 
 
@@ -361,31 +321,3 @@ def _write_csv(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
             row = [{**trial, **texts}[name] for name in (*plain, *more)]
             row += [trial["metrics"].get(name) for name in metrics]
             writer.writerow(row + [trial["hits"].get(name) for name in hits])
-
-
-@contextmanager
-def _stop_signals() -> Iterator[set[int]]:
-    """Ends the block at SIGINT or SIGTERM, as calmly as Tune can; yields the signals that came.
-
-    SIGTERM becomes the SIGINT that Tune handles. While Ray connects, Tune does not handle SIGINT
-    yet, and Ray answers SIGTERM with an exit of its own.
-    """
-    received: set[int] = set()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        del frame
-        received.add(number)
-        signal.raise_signal(signal.SIGINT)
-
-    previous = signal.signal(signal.SIGTERM, forward)
-    try:
-        yield received
-    except KeyboardInterrupt:
-        received.add(signal.SIGINT)
-    except SystemExit:
-        received.add(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, previous)

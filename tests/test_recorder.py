@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from engine.audit import Recorder
 from engine.progress import ProgressView
+from engine.recorder import Recorder
 from engine.run_folder import RunFolder
 
 
@@ -14,9 +14,16 @@ def console():
 
 
 @pytest.fixture
-def recorder(console, tmp_path):
+def held():
+    """Whether the run is the driver's, as the tests set it."""
+    return [True]
+
+
+@pytest.fixture
+def recorder(console, tmp_path, held):
     folder = RunFolder.create(tmp_path, "name", plan="{}", resolved={})
-    return Recorder(folder, {}, ProgressView(console, {"a": "none", "b": "none"}, []))
+    view = ProgressView(console, {"a": "none", "b": "none"}, [])
+    return Recorder(folder, {}, view, lambda: held[0])
 
 
 def test_progress_that_cannot_be_saved_is_logged_for_each_trial_and_shown_once(recorder, console):
@@ -27,3 +34,17 @@ def test_progress_that_cannot_be_saved_is_logged_for_each_trial_and_shown_once(r
     assert events == [("trial_unsaved", "a"), ("trial_unsaved", "b")]
     shown = console.file.getvalue()
     assert shown.count("cannot be saved: [Errno 28] No space left on device") == 1
+
+
+def test_nothing_is_written_once_the_run_is_another_drivers(recorder, held):
+    held[0] = False
+
+    recorder.started("a")
+    recorder.progressed("a", 10, 0.5)
+    recorder.unsaved("a", "full")
+    recorder.finished("a", {"spec": "s"}, {"images": None, "losses": None})
+    recorder.failed("b", "error", "trace")
+
+    assert list(recorder.folder.events()) == []
+    assert list(recorder.folder.path.glob("*/*")) == []
+    assert recorder.failures == 0

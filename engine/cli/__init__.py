@@ -6,7 +6,13 @@ import sys
 import typer
 from rich.console import Console
 
-from engine.cli import audit_commands, inspect_commands, pretrain_commands, tune_commands
+from engine.cli import (
+    audit_commands,
+    inspect_commands,
+    pretrain_commands,
+    status_commands,
+    tune_commands,
+)
 from engine.errors import AuditError
 
 app = typer.Typer(
@@ -20,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 audit_commands.register(app)
+status_commands.register(app)
 inspect_commands.register(app)
 tune_commands.register(app)
 app.add_typer(pretrain_commands.app, name="pretrain")

@@ -70,14 +70,20 @@ def run(
 
 
 def resume(run_folder: Run, address: Address = None) -> None:
-    """Finish an interrupted audit, with the same numbers as if it had not been interrupted."""
-    from engine.audit import run_audit
+    """Finish an interrupted audit, with the same numbers as if it had not been interrupted.
+
+    Exit code 4 while another driver is at work on it; otherwise the exit codes of `leaktune run`.
+    """
+    from engine.driver import drive
     from engine.run_folder import RunFolder
 
     started = time.monotonic()
     folder = RunFolder.open(run_folder)
     console = _console()
-    summary = run_audit(folder, address=address, console=console)
+    with drive(folder.path, console.print) as driver:
+        from engine.audit import run_audit  # Takes seconds: no reason to wait for a refusal.
+
+        summary = run_audit(folder, address=address, console=console, driver=driver)
     _print_outcome(summary, folder.path, console, time.monotonic() - started)
     _exit(summary)
 

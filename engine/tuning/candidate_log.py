@@ -1,6 +1,7 @@
 """The losses of an unfinished search's candidates, on disk line by line as they come."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,20 @@ class CandidateLog:
         path: The file; one of another search is written anew.
         spec_hash: Of the trial.
         budget: Candidates of the search.
+        may_write: Whether the file is still this process's to write to.
     """
 
-    def __init__(self, path: Path, spec_hash: str, budget: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec_hash: str,
+        budget: int,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.losses = np.full(budget, np.nan, dtype=np.float32)
         self.known = np.zeros(budget, dtype=bool)
-        self._path = path
+        self._path, self._may_write = path, may_write
         header, lines = {"spec": spec_hash}, _lines(path)
         if lines[:1] != [header]:
             path.unlink(missing_ok=True)
@@ -36,6 +45,8 @@ class CandidateLog:
     def add(self, candidate: int, loss: float) -> None:
         """Keeps a candidate's loss; one that is not finite as null."""
         self._note(candidate, loss)
+        if not self._may_write():
+            return
         kept = loss if math.isfinite(loss) else None
         json_lines.append(self._path, {"candidate": candidate, "loss": kept})
 

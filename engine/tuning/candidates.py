@@ -60,11 +60,13 @@ def run_candidates(
 
 
 def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, lab: Lab) -> bool:
-    """Runs one search and tells of its outcome; returns False where the user stopped it."""
+    """Runs one search and tells of its outcome; returns False where it was stopped."""
+    if not listener.holds():
+        return False
     listener.started(spec.id)
     started = time.monotonic()
     path = RunFolder(folder).trial_folder(spec.id) / "candidates.jsonl"
-    log = CandidateLog(path, spec_hash(spec), spec.budget)
+    log = CandidateLog(path, spec_hash(spec), spec.budget, may_write=listener.holds)
     try:
         space = space_to_check(spec.settings, knowledge_of(spec, lab))
         proposals = _propose(spec, space, log, listener)

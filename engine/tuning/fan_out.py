@@ -42,6 +42,9 @@ class Listener(Protocol):
     def failed(self, trial: str, error: str, trace: str) -> None:
         """The trial raised, or its workers were lost too often."""
 
+    def holds(self) -> bool:
+        """Whether the run folder is still this driver's to write to."""
+
 
 @contextlib.contextmanager
 def connect(address: str | None) -> Iterator[None]:

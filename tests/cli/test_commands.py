@@ -26,6 +26,8 @@ COMMANDS = {
     "": "Audit the privacy defenses of federated learning",
     "run": "Run an audit",
     "resume": "Finish an interrupted audit",
+    "status": "Show how far an audit has come",
+    "stop": "End a running audit",
     "tune": "Choose settings of the attack by its matching loss",
     "validate": "Check a plan and everything it names",
     "report": "Write a finished audit's summary and report anew",

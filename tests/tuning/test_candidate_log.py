@@ -42,3 +42,12 @@ def test_what_is_not_of_this_search_is_not_taken(path, written):
     log.add(1, 0.5)
 
     assert CandidateLog(path, "spec", 4).known.tolist() == [False, True, False, False]
+
+
+def test_nothing_is_written_to_a_file_that_is_another_drivers(path):
+    CandidateLog(path, "spec", 4).add(2, 0.1)
+    before = path.read_bytes()
+
+    CandidateLog(path, "spec", 4, may_write=lambda: False).add(1, 0.5)
+
+    assert path.read_bytes() == before

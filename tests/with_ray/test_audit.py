@@ -13,6 +13,7 @@ from engine.audit import run_audit, start_audit
 from engine.history_file import NOTHING, HistoryKeeper
 from engine.plan import make_plan
 from engine.run_folder import RunFolder
+from engine.status import read_status
 from engine.trial import run_trial
 from engine.trial_record import spec_hash, to_record
 from engine.tuning.worker import prepare
@@ -112,6 +113,28 @@ def test_the_event_log_tells_the_whole_audit(finished):
     assert kinds.count("trial_started") == kinds.count("trial_finished") == len(summary["trials"])
 
 
+def test_the_status_of_a_finished_audit_is_that_of_its_summary(finished):
+    folder, summary, _ = finished
+
+    status = read_status(folder.path)
+
+    total = len(summary["trials"])
+    expected = {"total": total, "done": total, "running": 0, "failed": 0, "waiting": 0}
+    assert (status.state, status.trials) == ("finished", expected)
+    assert (status.driver["alive"], status.driver["ended"]) == (False, "finished")
+    spent = sum(trial["evaluations"] for trial in summary["trials"])
+    assert status.evaluations["spent"] == status.evaluations["total"] == spent
+    for row in status.losses:
+        names = ("defense", "attack", "of", "searcher")
+        found = [
+            trial["loss"]
+            for trial in summary["trials"]
+            if all(trial[name] == row[name] for name in names)
+        ]
+        assert (row["trials"], row["lowest"]) == (len(found), min(found))
+    assert {row["attack"] for row in status.losses} == {"ggl", "shuffled", "random_best"}
+
+
 def test_an_interrupted_audit_resumes_to_the_same_numbers(finished, tmp_path):
     whole, summary, _ = finished
     plan = make_plan(SMALL, source="test")
@@ -157,6 +180,7 @@ def test_a_failing_trial_is_shown_counted_and_never_taken_for_a_protected_one(
     named = [failure[name] for name in ("id", "searcher", "seed")]
     assert named == ["defense0-ggl-target0", "gauss_newton", 0]
     assert summary["verdict"]["status"] == "inconclusive"
+    assert [failed["trial"] for failed in read_status(folder.path).failures] == [target.name]
     shown = console.file.getvalue()
     assert "Trial defense0-ggl-target0 failed" in shown
     assert re.search(r"Traceback .*search_steps", shown, re.DOTALL)

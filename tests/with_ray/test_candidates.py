@@ -17,6 +17,7 @@ import engine
 from engine.audit import run_audit
 from engine.plan import make_plan
 from engine.run_folder import RunFolder
+from engine.status import read_status
 from engine.trial import run_trial
 from engine.trial_record import spec_hash
 from engine.tuning.worker import prepare
@@ -60,6 +61,9 @@ def test_an_audit_by_candidates_gives_all_that_one_by_searches_gives(ray_cluster
     folder, summary, _ = audit(plan_of("optuna:Random"), tmp_path)
 
     assert_whole(folder, summary, "optuna:Random")
+    status = read_status(folder.path)
+    assert (status.state, status.trials["done"]) == ("finished", 2)
+    assert status.evaluations["spent"] == status.evaluations["total"] == BUDGET
     [spec], lab = prepare(json.dumps(folder.plan()), ["defense0-ggl-target0"])
     whole = run_trial(spec, lab)  # Memoryless: the rounding of losses moves nothing.
     record = next(trial for trial in summary["trials"] if trial["attack"] == "ggl")
@@ -144,6 +148,9 @@ def test_a_driver_that_ends_early_loses_only_what_was_in_flight(sent, expected, 
     (path,) = (tmp_path / "runs").glob(log)
     before = path.read_text().splitlines()
     assert 40 < len(before) <= budget
+    status = read_status(path.parents[2])
+    assert (status.state, status.trials["waiting"]) == ("interrupted", 1)
+    assert 0 < status.evaluations["spent"] < status.evaluations["total"] == budget
 
     resumed = subprocess.run(
         [*words, "resume", str(path.parents[2])], capture_output=True, text=True, timeout=200

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import engine
+from engine.status import read_status
 from tests.with_ray.test_audit import without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -77,23 +78,40 @@ def whole(home):
     return summary_of(run)
 
 
-@pytest.mark.parametrize(
-    ("sent", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
-)
+def interrupt(process, run):
+    process.send_signal(signal.SIGINT)
+
+
+def terminate(process, run):
+    process.send_signal(signal.SIGTERM)
+
+
+def ask(process, run):
+    code, out, err = finish(start(run.parent, "stop", run))
+    assert code == 0, err
+    assert f"process {process.pid}, has ended" in out
+    assert f"Go on with: leaktune resume {run}" in out
+    assert process.poll() is not None  # It waited for the end.
+
+
+@pytest.mark.parametrize(("stop", "expected"), [(interrupt, 130), (terminate, 143), (ask, 143)])
 def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
-    sent, expected, home, whole, tmp_path
+    stop, expected, home, whole, tmp_path
 ):
     output = tmp_path / "runs"
     stopped = start(home, "run", "--config", "plan.yaml", "--output", str(output))
     deadline = time.monotonic() + 120
     while len(results_in(output)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    stopped.send_signal(sent)
+    (run,) = output.iterdir()
+    stop(stopped, run)
 
     code, _, err = finish(stopped)
 
     kept = results_in(output)
-    (run,) = output.iterdir()
+    status = read_status(run)
+    assert status.state == ("interrupted" if stop is interrupt else "stopped")
+    assert status.trials["done"] == len(kept) == TRIALS - status.trials["waiting"]
     assert code == expected, err
     assert "Traceback" not in err
     assert f"Interrupted with {len(kept)} of {TRIALS} trials done" in err
@@ -115,18 +133,19 @@ def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
     assert untimed(resumed["groups"]) == untimed(whole["groups"])
 
 
-def test_an_audit_stopped_while_ray_starts_can_be_resumed(home, tmp_path):
+@pytest.mark.parametrize("stop", [terminate, ask])
+def test_an_audit_stopped_while_ray_starts_can_be_resumed(stop, home, tmp_path):
     output = tmp_path / "runs"
     stopped = start(home, "run", "--config", "plan.yaml", "--output", str(output))
     deadline = time.monotonic() + 60
     while not list(output.glob("*/events.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(1)
-    stopped.send_signal(signal.SIGTERM)
+    (run,) = output.iterdir()
+    stop(stopped, run)
 
     code, _, err = finish(stopped)
 
-    (run,) = output.iterdir()
     assert code == 143, err
     assert f"Interrupted with 0 of {TRIALS} trials done" in err
     assert f"leaktune resume {run}" in err
