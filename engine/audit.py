@@ -18,7 +18,14 @@ from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
 from engine.provenance import collect_provenance
 from engine.recorder import Recorder
-from engine.reporting import montage, paper_markdown, render_page
+from engine.reporting import (
+    draw_attacks,
+    montage,
+    paper_markdown,
+    render_page,
+    several_attacks,
+    table_rows,
+)
 from engine.run_folder import RunFolder, write_json
 from engine.scoring.groups import summarise_groups
 from engine.scoring.metrics import HIGHER_LEAKS
@@ -151,6 +158,10 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
     images = _images(folder, summary, lab)
     page = render_page(summary, images if plan.images.report else None)
     (folder.path / "report" / "index.html").write_text(page, encoding="utf-8")
+    rows = table_rows(summary)
+    if several_attacks(rows):
+        drawn = draw_attacks(rows)
+        (folder.path / "report" / "attacks.svg").write_text(drawn, encoding="utf-8")
     if plan.paper_table:
         table = paper_markdown(summary)
         (folder.path / "report" / "paper_table.md").write_text(table, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Figures of the report: curves as SVG, single images and the montage as PNG.
+"""Figures of the report: curves and attacks as SVG, single images and the montage as PNG.
 
 matplotlib is imported when the first figure is drawn.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from engine.reporting.figure_rows import Curve, Strip, columns_of, strips_of, unit_of
-from engine.reporting.tables import number
+from engine.reporting.tables import TableRow, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,16 +30,48 @@ _CELL, _SIDE, _CAPTION, _LABEL, _HEADER, _DPI = 0.86, 0.80, 0.17, 2.3, 0.34, 200
 _PITCH = _SIDE + 0.03  # From one image of a client to its next.
 
 
+# Panels of attacks side by side, one a defense.
+_PANELS: Final = 5
+_SVG: Final = {"svg.fonttype": "path", "svg.hashsalt": "leaktune", "font.size": 8.5}
+
+
 def draw_curves(curves: Sequence[Curve]) -> str:
     """Returns an SVG text with one panel for each curve, side by side, that follows the theme."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "leaktune", "font.size": 8.5}):
+    with rc_context(_SVG):
         figure = Figure(figsize=(4.4 * len(curves), 2.4), layout="constrained")
         panels = figure.subplots(1, len(curves), squeeze=False)[0]
         for axes, curve in zip(panels, curves, strict=True):
             _draw_curve(axes, curve)
+        return _svg_text(figure)
+
+
+def draw_attacks(rows: Sequence[TableRow]) -> str:
+    """Returns an SVG text with one panel for each defense: every attack's PSNR and its interval.
+
+    Args:
+        rows: Of the report's table, those of one defense next to each other.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    defenses = list(dict.fromkeys(row.defense for row in rows))
+    attacks = list(dict.fromkeys(row.by for row in rows if row.by))
+    across = min(_PANELS, len(defenses))
+    down = -(-len(defenses) // across)
+    with rc_context(_SVG):
+        size = (1.6 + 1.9 * across, (0.9 + 0.2 * len(attacks)) * down)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat
+        for axes in panels[len(defenses) :]:
+            axes.set_visible(False)
+        for axes, defense in zip(panels[: len(defenses)], defenses, strict=True):
+            _draw_attacks_on(axes, [row for row in rows if row.defense == defense], attacks)
+            axes.set_title(textwrap.fill(defense, 28), color=INK, fontsize=8.5, parse_math=False)
+        panels[0].set_yticks(range(len(attacks)), attacks, parse_math=False)
+        panels[0].invert_yaxis()
         return _svg_text(figure)
 
 
@@ -119,6 +151,25 @@ def _draw_curve(axes: "Axes", curve: Curve) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("candidate evaluations", color=INK)
     axes.set_ylabel(curve.name, color=INK)
+    _style(axes)
+
+
+def _draw_attacks_on(axes: "Axes", rows: Sequence[TableRow], attacks: Sequence[str]) -> None:
+    """Draws one defense: a dot and a line for each attack, between floor and ceiling."""
+    for value, colour in ((rows[0].prior_only, FLOOR), (rows[0].oracle, CEILING)):
+        if value is not None:
+            axes.axvline(value, color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
+    for row in (row for row in rows if row.by):  # A defense whose attacks all failed has none.
+        place, psnr = attacks.index(row.by), row.psnr
+        if psnr.mean is not None:
+            axes.plot(psnr.mean, place, "o", color=ATTACK, markersize=4)
+        if psnr.low is not None and psnr.high is not None:
+            axes.plot([psnr.low, psnr.high], [place, place], color=ATTACK, linewidth=1.4)
+    axes.set_xlabel("PSNR, dB", color=INK)
+    _style(axes)
+
+
+def _style(axes: "Axes") -> None:
     axes.tick_params(which="both", colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.reporting import tables
 from engine.reporting.figure_rows import columns_of, curves_of, strips_of, trials_of, unit_of
-from engine.reporting.figures import draw_curves, png_data_uri, svg_data_uri
+from engine.reporting.figures import draw_attacks, draw_curves, png_data_uri, svg_data_uri
 from engine.reporting.paper_table import COLUMNS, CONVENTION, paper_rows
 from engine.reporting.tables import Estimate, TableRow, table_rows
 from engine.scoring.verdict import ATTACK
@@ -55,6 +55,7 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
             says where they are.
     """
     rows = table_rows(summary)
+    several = tables.several_attacks(rows)
     targets, strips = strips_of(summary, images) if images is not None else ([], [])
     shown = {name for strip in strips for name in strip.images if name is not None}
     return (
@@ -63,7 +64,8 @@ def render_page(summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | N
         .render(
             summary=summary,
             rows=[(row, bar_of(row.leakage)) for row in rows],
-            several_attacks=tables.several_attacks(rows),
+            several_attacks=several,
+            attacks=svg_data_uri(draw_attacks(rows)) if several else None,
             white_box=any(
                 "differentiated" in (trial.get("matching") or "") for trial in summary["trials"]
             ),

@@ -2,6 +2,7 @@ import base64
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,9 +10,17 @@ import pytest
 from PIL import Image
 
 from engine.reporting.figure_rows import Curve, curves_of
-from engine.reporting.figures import draw_curves, montage, png_data_uri
-from engine.reporting.tables import table_rows
-from tests.reporting.conftest import with_images_per_client
+from engine.reporting.figures import (
+    ATTACK,
+    CEILING,
+    FLOOR,
+    draw_attacks,
+    draw_curves,
+    montage,
+    png_data_uri,
+)
+from engine.reporting.tables import Estimate, table_rows
+from tests.reporting.conftest import with_images_per_client, with_second_searcher
 
 
 def decoded(uri):
@@ -50,6 +59,22 @@ def test_curves_are_drawn_as_svg_that_follows_the_theme(summary):
 
 def test_a_curve_without_points_is_an_empty_panel():
     assert "</svg>" in draw_curves([Curve(name="PSNR, dB", runs=[[]], median=[])])
+
+
+def test_attacks_are_drawn_side_by_side_in_one_panel_a_defense(summary):
+    with_second_searcher(summary, ggl=15.5)
+    rows = table_rows(summary)
+    many = [replace(row, defense=f"{n}: $\\frac{{") for n in range(7) for row in rows[:2]]
+    unknown = [replace(row, psnr=Estimate(None), prior_only=None, oracle=None) for row in rows]
+
+    svg, more, less = map(draw_attacks, (rows, many, unknown))
+
+    assert (svg.count('id="axes_'), more.count('id="axes_')) == (2, 7)
+    assert svg == draw_attacks(rows)
+    assert "prefers-color-scheme: dark" in svg
+    assert ATTACK in svg
+    drawn = less.partition("</style>")[2]
+    assert not any(colour in drawn for colour in (ATTACK, FLOOR, CEILING))
 
 
 def test_the_montage_grows_with_targets_and_survives_gaps_and_formulas(summary, images):

@@ -283,6 +283,8 @@ def test_searchers_are_told_apart_wherever_there_are_several(summary):
     text = Page(render_page(summary, None)).text
 
     assert "none · random" not in one
+    assert "Attacks side by side" not in one
+    assert "Attacks side by side" in text
     assert text.count("none · random") == 2  # In the verdict, and over its curves.
     assert "random, 3 searches" in text
     assert text.count("Candidates were compared by kernels for random.") == 1
