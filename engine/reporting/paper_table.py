@@ -37,10 +37,34 @@ def paper_rows(summary: Mapping[str, Any]) -> list[Sequence[str]]:
 
 
 def paper_markdown(summary: Mapping[str, Any]) -> str:
-    """Returns the table in Markdown, ending in a newline, with the convention it is in."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *paper_rows(summary)]
-    table = "".join(f"| {' | '.join(map(in_markdown, cells))} |\n" for cells in lines)
-    return f"In the convention of Li et al. (2022): {CONVENTION}.\n\n{table}"
+    """Returns the table in Markdown, ending in a newline, with the convention it is in.
+
+    Before it is its PSNR alone, with a row for each attack and a column for each defense.
+    """
+    short = _table(["Attack", *defenses_of(summary)], _psnr_rows(summary))
+    return (
+        f"In the convention of Li et al. (2022): {CONVENTION}.\n\n"
+        "PSNR in dB, in parentheses its 95 % interval, in brackets what they publish.\n\n"
+        f"{short}\n{_table(COLUMNS, paper_rows(summary))}"
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(map(in_markdown, cells))} |\n" for cells in lines)
+
+
+def _psnr_rows(summary: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Returns the PSNR of the floor, of every attack and of the ceiling behind each defense."""
+    cells: dict[str, dict[str, str]] = {}
+    for defense, name, _, psnr, published, *_ in paper_rows(summary):
+        known = f"{psnr} [{published}]" if published != MISSING else psnr
+        cells.setdefault(name, {})[defense] = known
+    order = sorted(cells, key=lambda name: name == _REFERENCES["oracle"])
+    return [
+        [name, *(cells[name].get(defense, MISSING) for defense in defenses_of(summary))]
+        for name in order
+    ]
 
 
 def _groups_of(summary: Mapping[str, Any], defense: str) -> list[tuple[str, Mapping[str, Any]]]:

@@ -47,7 +47,25 @@ def test_the_markdown_names_the_convention(summary):
     text = paper_markdown(summary)
 
     assert text.startswith("In the convention of Li et al. (2022): images in [−1, 1], peak 1.")
-    assert text.count("\n|") == 2 + len(paper_rows(summary))
+    assert text.count("\n|") == 2 + 3 + 2 + len(paper_rows(summary))
+
+
+def test_a_short_table_has_a_row_for_each_attack_and_a_column_for_each_defense(summary):
+    with_second_searcher(summary, ggl=15.5)
+    for group in summary["groups"]:
+        group["metrics"]["psnr"] = {"low": None, "high": None} | group["metrics"]["psnr"]
+
+    lines = paper_markdown(summary).splitlines()[4:10]
+
+    assert lines[0] == "| Attack | none | sparsification(percent=90) |"
+    names = [line.split(" | ")[0] for line in lines[2:]]
+    assert names == [
+        "| floor: prior_only",
+        "| nevergrad:DiagonalCMA",
+        "| random",
+        "| ceiling: oracle",
+    ]
+    assert lines[4] == "| random | 9.48 | – |"
 
 
 def test_the_page_has_the_table_where_the_plan_wants_it(summary):
@@ -76,4 +94,5 @@ def test_the_papers_own_figure_stands_beside_ours(summary):
     group |= {"by": "ggl"}
     group["metrics"] = {"psnr": {"low": None, "high": None} | group["metrics"]["psnr"]}
 
-    assert "11.15 / 6.69" in paper_markdown(summary)
+    assert "[11.15 / 6.69]" in paper_markdown(summary)
+    assert "| 11.15 / 6.69 |" in paper_markdown(summary)
