@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,18 +96,27 @@ def hosts(count: int, *, scratch: Path, shared: Path, key: Path) -> Iterator[lis
         shared: The folder that all of them have at ``/mnt/leaktune``.
         key: Private key that logs in to all of them as root; its public one lies beside it.
     """
+    made = [Host(f"lthost{n}", f"{NETWORK}.{10 + n}") for n in range(count)]
+    _clear_away(made)
     with contextlib.ExitStack() as stack:
         _ip("link", "add", BRIDGE, "type", "bridge")
         stack.callback(_ip, "link", "delete", BRIDGE)
         _ip("address", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
         _ip("link", "set", BRIDGE, "up")
-        made = [Host(f"lthost{n}", f"{NETWORK}.{10 + n}") for n in range(count)]
         for host in made:
             _plug_in(host, stack)
             _boot(host, stack, scratch / host.name, shared, key)
         for host in made:
             _wait_for_port(host.address, 22)
         yield made
+
+
+def _clear_away(some: Iterable[Host]) -> None:
+    """Removes what a run that was killed has left behind."""
+    for host in some:
+        subprocess.run(["ip", "netns", "delete", host.name], capture_output=True)
+        subprocess.run(["ip", "link", "delete", f"{host.name}v"], capture_output=True)
+    subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
 
 
 def _plug_in(host: Host, stack: contextlib.ExitStack) -> None:
