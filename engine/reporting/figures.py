@@ -70,6 +70,15 @@ def draw_attacks(rows: Sequence[TableRow]) -> str:
         for axes, defense in zip(panels[: len(defenses)], defenses, strict=True):
             _draw_attacks_on(axes, [row for row in rows if row.defense == defense], attacks)
             axes.set_title(textwrap.fill(defense, 28), color=INK, fontsize=8.5, parse_math=False)
+        shown = [
+            value
+            for row in rows
+            for value in (row.psnr.mean, row.prior_only, row.oracle)
+            if value is not None
+        ]
+        if shown:  # Intervals may be so long that nothing else could be told apart beside them.
+            margin = 0.2 * (max(shown) - min(shown)) or 1
+            panels[0].set_xlim(min(shown) - margin, max(shown) + margin)
         panels[0].set_yticks(range(len(attacks)), attacks, parse_math=False)
         panels[0].invert_yaxis()
         return _svg_text(figure)
