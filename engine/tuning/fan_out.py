@@ -19,8 +19,9 @@ from engine.plan import Plan
 from engine.plan_parts import ComputePlan
 from engine.tuning.worker import work
 
-# A trial whose worker was lost is started again this often, from its saved history.
-WORKER_LOSSES = 3
+# A trial whose worker was lost is started again, from its saved history, until Tune has counted so
+# many losses; a worker that it was waiting for two things of, it counts twice.
+WORKER_LOSSES = 6
 REACH_SECONDS = 10.0
 
 

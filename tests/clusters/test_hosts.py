@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ PLAN = {
     "targets": 5,
     "defenses": ["none", {"name": "gaussian_noise", "std": 0.1}],
     "controls": ["prior_only", "shuffled", "oracle"],
-    "attack": {"budget": 6000, "searcher": "sepcma"},
+    "attack": {"budget": 30000, "searcher": "sepcma"},
     "compute": {"searches_per_trial": 1},
     "tracking": {"uri": "sqlite:////tmp/mlflow.db"},
 }
@@ -27,7 +26,7 @@ INCONCLUSIVE = 101
 # What a search took and where it ran is all that may differ from a run on one machine.
 OF_THE_MACHINE = {"host", "wall_s", "candidates_per_s"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 class Operator:
@@ -105,10 +104,10 @@ def test_an_audit_outlives_a_host_and_equals_that_of_one_machine(cluster, tmp_pa
         *("--config", f"{SHARE}/plan.yaml", "--output", f"{SHARE}/runs", "--address", "auto"),
     )
     lost = cluster.hosts[-1]
-    eventually(lambda: Counter(hosts_of(results(cluster)))[lost.name] >= 2, seconds=240)
+    eventually(lambda: lost.name in hosts_of(results(cluster)), seconds=300)
     before = len(results(cluster))
     lost.cut_off()
-    said, _ = audit.communicate(timeout=500)
+    said, _ = audit.communicate(timeout=600)
     assert audit.returncode in (INCONCLUSIVE, 1), said  # `ray submit` says 1 of any failure.
 
     summary = json.loads(next((cluster.shared / "runs").glob("*/summary.json")).read_text())
