@@ -8,14 +8,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from benchmarks.generators import BigganSized, DcganSized, SizedGenerator, settled
+from benchmarks.generators import BigganSized, DcganSized, settled
 from engine import assets
 from engine.attacks import GradientMatchingObjective, ThreatKnowledge
 from engine.attacks.distances import DISTANCES
 from engine.attacks.matching import filled_up
 from engine.defenses import DEFENSES, ClientContext
 from engine.federation import compute_update, find_head, make_target_model
-from engine.generators import load_generator
+from engine.generators import Generator, load_generator
+from engine.generators.precision import in_precision
 
 NEAR: Final = 8
 
@@ -189,13 +190,15 @@ def _objective(
     setting: Setting,
     variant: Variant,
     model: nn.Module,
-    generator: SizedGenerator,
+    generator: Generator,
     truth: Tensor,
     labels: tuple[int, ...],
 ) -> GradientMatchingObjective:
     head = find_head(model, setting.image_shape)
     classes = torch.tensor(labels, device=truth.device)
-    private = generator(truth.reshape(-1, generator.latent_dim), classes)
+    # As in an audit: images of single precision, which on a GPU torch's convolutions are not.
+    generate = in_precision(generator, "float32")
+    private = generate(truth.reshape(-1, generator.latent_dim), classes)
     update = compute_update(model, private, classes, images_per_client=len(labels))
     kind, settings = variant.defense
     defense = DEFENSES.make(kind, **settings)
@@ -208,7 +211,7 @@ def _objective(
             model=model,
             head=head,
             classes=setting.classes,
-            generate=generator,
+            generate=generate,
             latent_dim=generator.latent_dim,
             defense_kinds=(kind,),
         ),

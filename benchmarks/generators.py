@@ -5,7 +5,6 @@ Still their images vary as a trained generator's do, which the cost of comparing
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +12,6 @@ from torch.nn import functional
 
 # Latents that normalisations and contrast are settled on.
 SAMPLES = 64
-
-
-class SizedGenerator(Protocol):
-    """A generator, as the engine takes it, with what a benchmark must know of it."""
-
-    latent_dim: int
-    classes: int
-
-    def __call__(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Returns images ``(C, ch, H, W)`` for latents ``(C, d)`` and labels ``(C,)``."""
 
 
 class DcganSized(nn.Module):

@@ -136,11 +136,11 @@ def _pretrain(
         on_batch=on_batch,
         **asdict(training),
     )
-    model.cpu()
     figures = {
         "test_accuracy": round(accuracy(model, test.images, test.labels), 4),
         "training_accuracy": round(accuracy(model, train.images, train.labels), 4),
     }
+    model.cpu()
     card["settings"] = {"classes": len(data.classes), "image_shape": list(data.image_shape)}
     card |= {"training": asdict(training), "training_images": len(train.images)}
     card |= {"seconds": round(time.monotonic() - started), "figures": figures}

@@ -84,10 +84,11 @@ def write_generator(
 ) -> dict[str, float]:
     """Measures what a trainer has come to, and writes it with its cards; returns the figures."""
     settings = trainer.settings
-    generator = trainer.averaged.cpu().eval().requires_grad_(False)
+    generator = trainer.averaged.eval().requires_grad_(False)
     figures = measure_generator(
         generator, data.test, classifier, seed=settings.seed, projected=measured
     )
+    generator.cpu()
     card = {
         "kind": "generator",
         "architecture": settings.architecture,
@@ -113,6 +114,8 @@ def measure_generator(
 ) -> dict[str, float]:
     """Measures a generator on images it was not trained on, as far as it can be without a judge.
 
+    It is measured where it is; the judge comes to it, and goes back to the CPU.
+
     Returns:
         ``oracle_psnr_db``: mean PSNR of the projections of ``projected_images`` test images, spread
         evenly over them, the ceiling of every audit; ``frechet_distance``: between drawn and test
@@ -120,7 +123,8 @@ def measure_generator(
         between two halves of the test images; ``recognised``, of a conditional generator: share of
         drawn images that the evaluation classifier takes for the class they were drawn for.
     """
-    images, labels = test.images, test.labels
+    device = next(generator.parameters()).device
+    images, labels = test.images.to(device), test.labels.to(device)
     count = min(projected, len(images))
     figures = {
         "oracle_psnr_db": _oracle_psnr(generator, images, labels, count, seed),
@@ -129,7 +133,9 @@ def measure_generator(
     if classifier is None:
         return figures
     latents = torch.randn(len(images), generator.latent_dim, generator=stream(seed, "samples"))
-    real, drawn, hits = _features(generator, classifier, images, labels, latents)
+    classifier.to(device)
+    real, drawn, hits = _features(generator, classifier, images, labels, latents.to(device))
+    classifier.cpu()
     halves = torch.randperm(len(images), generator=stream(seed, "halves")).chunk(2)
     figures |= {
         "frechet_distance": round(frechet_distance(drawn, real), 3),
