@@ -135,11 +135,11 @@ def _run_remaining(
     remaining = [name for name in specs if name not in done]
     if not remaining:
         return
-    with stop_signals() as stopped, tuning.connect(address), view:
-        if plan.compute.fan_out == "candidates":
-            tuning.run_candidates(plan, remaining, folder.path, recorder, lab)
-        else:
-            tuning.run_trials(plan, remaining, folder.path, recorder)
+    with stop_signals() as stopped, tuning.connect(address):
+        if awaited := tuning.check_machines(plan.compute, folder.path):
+            console.print(awaited, highlight=False)
+        with view:
+            _run_trials(plan, remaining, folder, recorder, lab)
     driver.check()
     done = finished_trials(folder, plan)
     if len(done) + recorder.failures < len(specs):
@@ -148,6 +148,15 @@ def _run_remaining(
             f"Finish it with: leaktune resume {folder.path}",
             exit_code=STOPPED_EXIT if signal.SIGTERM in stopped else 130,
         )
+
+
+def _run_trials(
+    plan: Plan, trials: list[str], folder: RunFolder, recorder: Recorder, lab: Lab
+) -> None:
+    if plan.compute.fan_out == "candidates":
+        tuning.run_candidates(plan, trials, folder.path, recorder, lab)
+    else:
+        tuning.run_trials(plan, trials, folder.path, recorder)
 
 
 def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:

@@ -58,6 +58,8 @@ def tune(
         console.print(f"{len(done)} of {len(points)} settings done: {_label(settings)}")
 
     with tuning.connect(address):
+        if awaited := tuning.check_machines(plan.compute):
+            console.print(awaited)
         found = tuning.tune_attack(plan, axes, on_done=note)
     if output_format == "json":
         typer.echo(json.dumps([asdict(one) for one in found], indent=1))

@@ -2,6 +2,15 @@
 
 from engine.tuning.attack_settings import Tuned, tune_attack
 from engine.tuning.candidates import run_candidates
-from engine.tuning.fan_out import Listener, connect, run_trials
+from engine.tuning.cluster import check_machines, connect
+from engine.tuning.fan_out import Listener, run_trials
 
-__all__ = ["Listener", "Tuned", "connect", "run_candidates", "run_trials", "tune_attack"]
+__all__ = [
+    "Listener",
+    "Tuned",
+    "check_machines",
+    "connect",
+    "run_candidates",
+    "run_trials",
+    "tune_attack",
+]

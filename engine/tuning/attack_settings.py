@@ -15,7 +15,7 @@ from engine.lab import trial_specs
 from engine.plan import Plan, make_plan
 from engine.scoring.variants import CONTROLS
 from engine.trial import Lab, TrialSpec, knowledge_of, observe, search_seed
-from engine.tuning.fan_out import WORKER_LOSSES, check_resources, fit, resources_of
+from engine.tuning.fan_out import WORKER_LOSSES, fit, resources_of
 from engine.tuning.worker import prepare
 from search_spaces.native import grid_to_tune
 
@@ -82,7 +82,6 @@ def tune_attack(
 
     from engine.tuning.callback import DoneCallback
 
-    check_resources(plan.compute)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(search_updates, plan=json.dumps(plan.to_dict())),

@@ -24,7 +24,6 @@ from engine.tuning.candidate_log import CandidateLog
 from engine.tuning.fan_out import (
     WORKER_LOSSES,
     Listener,
-    check_resources,
     fit,
     resources_of,
     run_trials,
@@ -49,7 +48,6 @@ def run_candidates(
         listener: Hears of every trial, in this process.
         lab: What the trials share, for the space that each searches.
     """
-    check_resources(plan.compute)
     specs = {spec.id: spec for spec in trial_specs(plan)}
     others = [name for name in trials if not specs[name].searches]
     if others and not run_trials(plan, others, folder, listener):

@@ -1,16 +1,9 @@
 """Runs latent searches as Ray Tune trials, one or several a trial."""
 
-import contextlib
-import gc
 import json
-import logging
-import os
-import signal
-import socket
 import tempfile
-import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +15,6 @@ from engine.tuning.worker import work
 # A trial whose worker was lost is started again, from its saved history, until Tune has counted so
 # many losses; a worker that it was waiting for two things of, it counts twice.
 WORKER_LOSSES = 6
-REACH_SECONDS = 10.0
 
 
 class Listener(Protocol):
@@ -47,65 +39,6 @@ class Listener(Protocol):
         """Whether the run folder is still this driver's to write to."""
 
 
-@contextlib.contextmanager
-def connect(address: str | None) -> Iterator[None]:
-    """Connects to a Ray cluster, or starts one on this machine, for as long as the block lasts.
-
-    Args:
-        address: ``auto``, an address, or None for a cluster of this machine's own. In a process
-            that is connected already, that connection is used and kept.
-
-    Raises:
-        InfrastructureError: If there is no such cluster.
-    """
-    # Set before Ray is imported, and inherited by its processes.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Under `uv run`, Ray would have every worker build an environment of its own.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    if address:
-        # Every attempt at a cluster that is gone takes Ray 40 seconds, and it would make twenty.
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
-    import ray  # Deferred: slow to import.
-
-    if ray.is_initialized():
-        yield
-        return
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        _reach(address)
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise InfrastructureError(
-            f"Expected a Ray cluster at {address!r}, could not connect: {str(error).rstrip('.')}. "
-            "Start one with `ray start --head` or `ray up`, set RAY_AUTH_MODE=token where it asks "
-            "for a token, or leave --address out to use this machine."
-        ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place.
-    try:
-        yield
-    finally:
-        # Tune's handles of actors lie in cycles; one freed by another thread while Ray shuts down
-        # would end the process.
-        gc.collect()
-        ray.shutdown()
-
-
-def _reach(address: str | None) -> None:
-    """Raises OSError if nothing listens at ``host:port``; Ray itself would try for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), REACH_SECONDS).close()
-
-
 def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> bool:
     """Runs the named trials of a plan in Tune trials and tells ``listener`` of each.
 
@@ -124,7 +57,6 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
 
     from engine.tuning.callback import ListenerCallback
 
-    check_resources(plan.compute)
     callback = ListenerCallback(listener)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
@@ -170,19 +102,3 @@ def fit(tuner: Any) -> Any:
         return tuner.fit()
     except tune.TuneError as error:
         raise InfrastructureError(f"Ray Tune failed: {error}\n{traceback.format_exc()}") from error
-
-
-def check_resources(compute: ComputePlan) -> None:
-    """Raises InfrastructureError if no node of the cluster can ever run a trial."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = {"CPU": compute.cpus_per_trial, "GPU": compute.gpus_per_trial}
-    if not any(all(node.get(key, 0) >= n for key, n in wanted.items()) for node in nodes):
-        have = "; ".join(
-            f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes
-        )
-        raise InfrastructureError(
-            f"Expected a node with {wanted['CPU']} CPU and {wanted['GPU']:g} GPU for one trial, "
-            f"the cluster has: {have}. Lower compute.cpus_per_trial or compute.gpus_per_trial."
-        )

@@ -1,5 +1,6 @@
 """The launcher alone, against clusters that are there and that are not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -31,49 +32,79 @@ def home(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A head node with a token of its own; yields its address and what a user on it has set."""
-    # Unix sockets live in Ray's folder and their paths must be short.
+def folder():
+    """Where Ray keeps its unix sockets, whose paths must be short; and a token."""
     folder = Path(tempfile.mkdtemp(prefix="lt-"))
     (folder / "token").write_text("0123456789abcdef" * 4)
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    environment = {
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(folder):
+    """A head node with a token of its own; yields its address and what a user on it has set."""
+    with head(folder) as address:
+        yield address, environment(folder)
+
+
+def environment(folder):
+    return {
         # Without what a Ray in this process has left there.
         **{k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")},
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    ray = Path(sys.executable).parent / "ray"
-    options = "--dashboard-host=127.0.0.1 --include-dashboard=false --num-cpus=2 --block"
-    with (folder / "log").open("w") as log:
-        head = subprocess.Popen(
-            [ray, "start", "--head", f"--port={port}", f"--temp-dir={folder}", *options.split()],
+
+
+@contextlib.contextmanager
+def head(folder, cpus=2, **settings):
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    options = f"--head --port={port} --dashboard-host=127.0.0.1 --include-dashboard=false"
+    own = Path(tempfile.mkdtemp(dir=folder, prefix=""))
+    words = [*options.split(), f"--temp-dir={own}", f"--num-cpus={cpus}"]
+    with ray_node([ray_command(), *ray_start(words)], own, **environment(folder), **settings):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def ray_node(command, folder, **environment):
+    log = folder / "log"
+    with log.open("w") as file:
+        node = subprocess.Popen(
+            command,
             env=environment | {"RAY_AUTH_MODE": "token"},
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             start_new_session=True,
         )
     try:
         deadline = time.monotonic() + 90
-        while "Ray runtime started" not in (folder / "log").read_text():
-            assert head.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
+        while "Ray runtime started" not in log.read_text():
+            assert node.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield f"127.0.0.1:{port}", environment
+        yield
     finally:
-        # `ray stop` would stop every Ray of this machine; the head takes its own processes along.
-        head.terminate()
+        # `ray stop` would stop every Ray of this machine; a node takes its own processes along.
+        node.terminate()
         try:
-            head.wait(60)
+            node.wait(60)
         except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+            os.killpg(node.pid, signal.SIGKILL)
 
 
-def launch(home, address, **environment):
-    words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false"]
+def ray_command():
+    return str(Path(sys.executable).parent / "ray")
+
+
+def ray_start(words):
+    return ["start", *words, "--block"]
+
+
+def launch(home, address, *words, **environment):
+    words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false", *words]
     return subprocess.run(
         [sys.executable, "run.py", *words, "--address", address],
         cwd=home,
@@ -123,6 +154,72 @@ def test_a_wrong_address_is_named_at_once(address, home):
     assert_no_cluster(refused, address)
     assert len(refused.stderr.splitlines()) == 1
     assert time.monotonic() - started < 30
+
+
+def test_a_port_of_something_else_is_named_at_once(home):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        started = time.monotonic()
+
+        refused = launch(home, address)
+
+    assert_no_cluster(refused, address)
+    assert time.monotonic() - started < 45
+
+
+def test_a_cluster_of_another_ray_is_named_with_both_versions(home, folder):
+    # As every process of that head sees it.
+    (folder / "sitecustomize.py").write_text("import ray\nray.__version__ = '1.2.3'\n")
+    with head(folder, PYTHONPATH=str(folder)) as address:
+        refused = launch(home, address, **environment(folder), RAY_AUTH_MODE="token")
+
+    assert refused.returncode == INFRASTRUCTURE, refused.stderr
+    (line,) = refused.stderr.splitlines()
+    assert f"Expected the Ray and the Python of the cluster at '{address}', got others: " in line
+    assert "Ray: 1.2.3" in line
+    assert "`ray submit`" in line
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="another machine's storage needs root"
+)
+def test_storage_that_is_not_shared_is_named_with_its_machine(home, cluster):
+    address, environment = cluster
+    (home / "runs").mkdir()
+    own = f'mount -t tmpfs none {home / "runs"}; exec "$@"'
+    apart = ["unshare", "--mount", "sh", "-c", own, "sh"]
+    command = [*apart, ray_command(), *ray_start([f"--address={address}", "--num-cpus=1"])]
+    with ray_node(command, home, **environment):
+        refused = launch(home, address, **environment, RAY_AUTH_MODE="token")
+
+    assert refused.returncode == INFRASTRUCTURE, refused.stderr
+    (line,) = refused.stderr.splitlines()
+    assert f"Expected the run folder {home / 'runs'}/" in line
+    assert f"{socket.gethostname()} has no such folder" in line
+
+
+def test_an_audit_waits_for_machines_that_a_cluster_starts_when_they_are_needed(home, folder):
+    worker = {"max_workers": 2, "resources": {"CPU": 1}}
+    kinds = {"head": {"max_workers": 0, "resources": {"CPU": 0}}, "worker": worker}
+    growth = {"available_node_types": kinds}
+    (home / "ray_bootstrap_config.yaml").write_text(json.dumps(growth))
+    words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false"]
+    mine = environment(folder) | {"RAY_AUTH_MODE": "token", "HOME": str(home)}
+    with head(folder, cpus=0) as address:
+        driver = subprocess.Popen(
+            [sys.executable, "run.py", *words, "--address", address],
+            cwd=home,
+            env=mine,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        said = [driver.stdout.readline() for _ in range(2)]
+        command = [ray_command(), *ray_start([f"--address={address}", "--num-cpus=1"])]
+        with ray_node(command, home, **environment(folder)):
+            driver.communicate(timeout=200)
+
+    assert "No machine of the cluster has 1 CPU" in said[1]
+    assert driver.returncode == INCONCLUSIVE
 
 
 def assert_no_cluster(outcome, address):

@@ -1,0 +1,222 @@
+"""Finds the Ray cluster, and what would keep its machines from an audit, before work is spent."""
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from engine.errors import InfrastructureError
+from engine.plan_parts import ComputePlan
+
+REACH_SECONDS: Final = 8.0
+# A machine that does not answer for so long is not waited for: trials survive the loss of one.
+ROLL_CALL_SECONDS: Final = 10.0
+# What results depend on to the last bit.
+EQUAL: Final = ("leaktune", "torch")
+# What `ray up` writes on the head, with the resources of every kind of machine it may start.
+GROWTH: Final = Path("~/ray_bootstrap_config.yaml")
+# Set by KubeRay's operator in every pod; what its workers have is not known before they come.
+KUBERAY: Final = "RAY_USAGE_STATS_KUBERAY_IN_USE"
+
+
+@contextlib.contextmanager
+def connect(address: str | None) -> Iterator[None]:
+    """Connects to a Ray cluster, or starts one on this machine, for as long as the block lasts.
+
+    Args:
+        address: ``auto``, an address, or None for a cluster of this machine's own. In a process
+            that is connected already, that connection is used and kept.
+
+    Raises:
+        InfrastructureError: If there is no such cluster, or it is of another Ray or Python.
+    """
+    # Set before Ray is imported, and inherited by its processes.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Under `uv run`, Ray would have every worker build an environment of its own.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if address:
+        # What does not answer as a cluster keeps Ray for half a minute, twenty times over.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+        os.environ.setdefault("RAY_py_gcs_connect_timeout_s", f"{REACH_SECONDS:.0f}")
+    import ray  # Deferred: slow to import.
+
+    if ray.is_initialized():
+        yield
+        return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _reach(address)
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _no_cluster(address, str(error)) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place.
+    try:
+        yield
+    finally:
+        # Tune's handles of actors lie in cycles; one freed by another thread while Ray shuts down
+        # would end the process.
+        gc.collect()
+        ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raises OSError if nothing listens at ``host:port``; Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+
+
+def _no_cluster(address: str | None, reason: str) -> InfrastructureError:
+    if "Version mismatch" in reason:
+        versions = " ".join(reason.split()).partition("Version mismatch: ")[2].rstrip(".")
+        return InfrastructureError(
+            f"Expected the Ray and the Python of the cluster at {address!r}, got others: "
+            f"{versions}. Run on the cluster itself, with `ray submit`, or install its versions."
+        )
+    return InfrastructureError(
+        f"Expected a Ray cluster at {address!r}, could not connect: {reason.rstrip('.')}. "
+        "Start one with `ray start --head` or `ray up`, set RAY_AUTH_MODE=token where it asks "
+        "for a token, or leave --address out to use this machine."
+    )
+
+
+def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | None:
+    """Checks the machines of the cluster that this process is connected to.
+
+    Args:
+        compute: What a trial needs.
+        folder: The run folder, which all machines must see; None if nothing is kept in one.
+
+    Returns:
+        What the audit has to wait for, if no machine has that yet but the cluster starts such.
+
+    Raises:
+        InfrastructureError: If no machine can ever run a trial; or some see another folder, or
+            have other versions of what results depend on.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    _call_roll(
+        [node["NodeID"] for node in nodes], None if folder is None else str(folder.absolute())
+    )
+    wanted = {"CPU": compute.cpus_per_trial, "GPU": compute.gpus_per_trial}
+    if any(_has(node["Resources"], wanted) for node in nodes):
+        return None
+    asked = f"{wanted['CPU']} CPU and {wanted['GPU']:g} GPU for one trial"
+    if _starts_such(wanted):
+        return (
+            f"No machine of the cluster has {asked} yet; waiting for it to start one. "
+            "`ray status` on its head tells how far it is."
+        )
+    have = "; ".join(
+        f"{node['Resources'].get('CPU', 0):g} CPU, {node['Resources'].get('GPU', 0):g} GPU"
+        for node in nodes
+    )
+    raise InfrastructureError(
+        f"Expected a node with {asked}, the cluster has: {have}. "
+        "Lower compute.cpus_per_trial or compute.gpus_per_trial, or add such a machine."
+    )
+
+
+def _has(resources: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    return all(resources.get(key, 0) >= amount for key, amount in wanted.items())
+
+
+def _starts_such(wanted: Mapping[str, float]) -> bool:
+    """Returns whether the cluster starts machines when they are needed, and of such a kind."""
+    if os.environ.get(KUBERAY) == "1":
+        return True
+    try:
+        config = yaml.safe_load(GROWTH.expanduser().read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    kinds = config["available_node_types"].values()
+    return any(kind.get("max_workers") and _has(kind["resources"], wanted) for kind in kinds)
+
+
+def _call_roll(nodes: Sequence[str], folder: str | None) -> None:
+    """Asks every other machine what it sees of the run folder, and which versions it has."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look, here = _look(folder), ray.get_runtime_context().get_node_id()
+    ask = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in nodes
+        if node != here
+    ]
+    if not asked:
+        return
+    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=ROLL_CALL_SECONDS)
+    for late in silent:
+        ray.cancel(late, force=True)
+    own, found = look(), []
+    for answer in answered:
+        with contextlib.suppress(ray.exceptions.RayError):  # Lost meanwhile.
+            found.append(ray.get(answer))
+    _check_folder(found, folder)
+    _check_versions(found, own)
+
+
+def _look(folder: str | None) -> Callable[[], dict[str, Any]]:
+    """Returns what a machine is asked; it travels by value, as that may have no leaktune."""
+
+    def look() -> dict[str, Any]:
+        import importlib.metadata
+        import os
+        import socket
+
+        versions = {}
+        for package in EQUAL:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                versions[package] = "none"
+        sees = folder is None or os.path.isdir(folder)
+        return {"host": socket.gethostname(), "sees": sees, "versions": versions}
+
+    return look
+
+
+def _check_folder(found: Sequence[Mapping[str, Any]], folder: str | None) -> None:
+    blind = sorted({answer["host"] for answer in found if not answer["sees"]})
+    if blind:
+        raise InfrastructureError(
+            f"Expected the run folder {folder} on every machine of the cluster, where a trial goes "
+            f"on that has lost its machine; {', '.join(blind)} {_have(blind)} no such folder. "
+            "Mount one storage at the same path on all of them, and run with --output there."
+        )
+
+
+def _check_versions(found: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> None:
+    for answer in found:
+        for package, version in answer["versions"].items():
+            if version != own["versions"][package]:
+                raise InfrastructureError(
+                    f"Expected {package} {own['versions'][package]} on every machine, as here, got "
+                    f"{version} on {answer['host']}. Use one image, or one requirements.lock, "
+                    "for all of them: figures depend on it."
+                )
+
+
+def _have(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"
