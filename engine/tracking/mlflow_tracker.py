@@ -155,8 +155,9 @@ class MlflowTracker:
             tags = {RUN_TAG: run}
             if trial != AUDIT:
                 tags |= {TRIAL_TAG: trial, PARENT_TAG: runs[AUDIT]}
+            name = _trial_name(trial, change.params) if trial != AUDIT else run
             created = self._client.create_run(
-                self._experiment_id, start_time=change.start_time, tags=tags, run_name=trial or run
+                self._experiment_id, start_time=change.start_time, tags=tags, run_name=name
             )
             runs[trial] = created.info.run_id
 
@@ -268,6 +269,14 @@ def _find_runs(client: Any, experiment_id: str, run: str) -> dict[str, list[str]
 def _pick(ids: Iterable[str], known: set[str]) -> str:
     """Returns the run id that is known already, or else the same one on every call."""
     return min(ids, key=lambda run_id: (run_id not in known, run_id))
+
+
+def _trial_name(trial: str, params: Mapping[str, str]) -> str:
+    """Returns what tells a trial from others, even where only its beginning is seen."""
+    told = {name: f"{name} {params[name]}" for name in ("target", "seed") if name in params}
+    told |= {name: params[name] for name in ("defense", "attack", "searcher") if name in params}
+    order = ("target", "defense", "attack", "searcher", "seed")
+    return ", ".join(told[name] for name in order if name in told) or trial
 
 
 def _run_name(events: Iterable[Event]) -> str:

@@ -7,9 +7,10 @@ from engine.audit import _audit_params
 from engine.lab import trial_specs
 from engine.plan import make_plan
 from engine.scoring.metrics import HIGHER_LEAKS
+from engine.scoring.variants import CONTROLS
 from engine.tracking.changes import MAX_TAG
 from engine.tracking.experiment import describe_experiment
-from engine.tracking.views import AUDITS, NOTE, SHARED, TRIALS, experiment_tags
+from engine.tracking.views import ATTACKS, AUDITS, NOTE, SHARED, TRIALS, experiment_tags
 from engine.trial_record import to_params
 
 
@@ -49,19 +50,20 @@ def test_no_tag_is_longer_than_a_server_takes(tags):
     assert max(map(len, tags.values())) <= MAX_TAG
 
 
-def test_trials_are_shown_by_what_they_have(tags, plan):
-    trials = view(tags, TRIALS)
+@pytest.mark.parametrize("name", [ATTACKS, TRIALS])
+def test_trials_are_shown_by_what_they_have(tags, plan, name):
+    trials = view(tags, name)
     params = to_params(trial_specs(plan)[0])
     metrics = {"loss", *HIGHER_LEAKS}
 
     assert columns(trials, "params") <= set(params)
     assert columns(trials, "metrics") <= metrics
     assert {group["groupByData"] for group in trials["groupBy"]["groupByKeys"]} <= set(params)
-    assert {chart["metricKey"] for chart in trials["compareRunCharts"]} <= metrics
+    assert {chart["metricKey"] for chart in trials.get("compareRunCharts", ())} <= metrics
 
 
 def test_every_chart_is_in_a_section_that_is_shown(tags):
-    trials = view(tags, TRIALS)
+    trials = view(tags, ATTACKS)
     sections = {each["uuid"] for each in trials["compareRunSections"] if each["display"]}
 
     assert {chart["metricSectionId"] for chart in trials["compareRunCharts"]} == sections
@@ -76,16 +78,22 @@ def test_audits_are_shown_by_what_they_have(tags, plan):
 
 def test_each_view_is_of_one_kind_of_run_alone(tags, plan):
     trial, audit = set(to_params(trial_specs(plan)[0])), set(_audit_params(plan))
-    filters = {name: view(tags, name)["searchFilter"].split(" ")[0] for name in (TRIALS, AUDITS)}
 
-    assert filters[TRIALS].removeprefix("params.") in trial - audit
-    assert filters[AUDITS].removeprefix("params.") in audit - trial
+    for name, own in {ATTACKS: trial - audit, TRIALS: trial - audit, AUDITS: audit - trial}.items():
+        (asked,) = re.findall(r"params\.(\w+) LIKE '%'", view(tags, name)["searchFilter"])
+        assert asked in own, name
 
 
-def test_the_note_links_both_views_of_this_experiment(tags):
-    links = set(re.findall(r"\(#/experiments/7/runs\?viewStateShareKey=([\w-]+)", tags[NOTE]))
+def test_the_view_of_attacks_leaves_every_control_out(tags):
+    left_out = set(re.findall(r"params\.attack != '(\w+)'", view(tags, ATTACKS)["searchFilter"]))
 
-    assert links == {TRIALS, AUDITS}
+    assert left_out == set(CONTROLS)
+
+
+def test_the_note_links_every_view_of_this_experiment(tags):
+    links = set(re.findall(r"\(#/experiments/7/runs\?.*viewStateShareKey=([\w-]+)", tags[NOTE]))
+
+    assert links == {ATTACKS, TRIALS, AUDITS}
     assert "{tracking: true}" in tags[NOTE]
 
 
