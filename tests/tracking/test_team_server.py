@@ -142,17 +142,17 @@ def test_a_wrong_login_is_refused_before_the_audit(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_may_only_read_is_refused_before_the_audit(server, tmp_path):
-    login = make_user(server, "reader")
+def test_who_is_kept_out_of_an_experiment_is_refused_before_the_audit(server, tmp_path):
+    login = make_user(server, "guest")
     command(server.login(), "doctor")  # Makes the experiment.
     with as_client(server.login()):
         experiment = server.client().get_experiment_by_name(EXPERIMENT).experiment_id
-    grant = {"resource_type": "experiment", "resource_id": experiment, "permission": "READ"}
-    ask(server, "3.0/mlflow/users/permissions/grant", {"username": "reader", **grant})
+    grant = {"resource_type": "experiment", "resource_id": experiment, "permission": "DENY"}
+    ask(server, "3.0/mlflow/users/permissions/grant", {"username": "guest", **grant})
 
     said = command(login, "run", "--output", tmp_path / "runs", code=4)
 
-    assert "to let the user 'reader' record in 'leaktune', got 'Permission denied'" in said
+    assert "to let the user 'guest' record in 'leaktune', got 'Permission denied'" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,8 +232,12 @@ def start(login, *words):
 
 
 def command(login, *words, code=0):
-    process = start(login, *words)
-    said, _ = process.communicate(timeout=300)
+    """Runs a command of ours with a login to MLflow; returns what it said."""
+    with start(login, *words) as process:
+        try:
+            said, _ = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == code, said
     return said
 
