@@ -83,9 +83,10 @@ USER ${UID}:${UID}
 WORKDIR /home/leaktune
 
 # Smoke test: the installed command runs, in Ray's kind of shell as well, the head's tools are there,
-# and Ray finds what it talks to AWS, GCP and Kubernetes through.
+# Ray finds what it talks to AWS, GCP and Kubernetes through, and the team's MLflow PostgreSQL and logins.
 RUN leaktune --help > /dev/null \
     && test "$(bash --login -c 'command -v python')" = /opt/leaktune/bin/python \
     && ray --version && command -v rsync ssh tmux wget && test -w "${HOME}" \
-    && python -c "import boto3, googleapiclient, ray.autoscaler._private.kuberay.run_autoscaler"
+    && python -c "import boto3, googleapiclient, ray.autoscaler._private.kuberay.run_autoscaler" \
+    && python -c "import flask_wtf, psycopg2"
 CMD ["leaktune", "--help"]

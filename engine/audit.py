@@ -32,7 +32,7 @@ from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.variants import is_attack, with_names
 from engine.scoring.verdict import judge
 from engine.threat_card import threat_card
-from engine.tracking import Uploader
+from engine.tracking import Uploader, check_server
 from engine.trial import Lab
 from engine.trial_record import searcher_of, spec_hash
 
@@ -54,9 +54,12 @@ def start_audit(plan: Plan, text: str, parent: Path) -> tuple[RunFolder, Lab]:
         The run folder, and what the check has built.
 
     Raises:
-        AuditError: If anything the plan names is missing or does not fit; nothing is written then.
+        AuditError: If anything the plan names is missing or does not fit, or its MLflow refuses;
+            nothing is written then.
     """
     lab = check_plan(plan)
+    if plan.tracking.mlflow:
+        check_server(plan.tracking.uri, plan.tracking.experiment)  # If it is down, we go on.
     folder = RunFolder.create(parent, plan.name, plan=text, resolved=plan.to_dict())
     provenance, specs = collect_provenance(plan), trial_specs(plan)
     write_json(folder.path / "provenance.json", provenance)
@@ -104,7 +107,7 @@ def run_audit(
     if lab is None:
         lab = check_plan(plan)
         folder.append_event("audit_resumed", done=len(finished_trials(folder, plan)))
-    uploader = _start_tracking(folder, plan)
+    uploader = _start_tracking(folder, plan, console)
     try:
         _run_remaining(folder, plan, lab, address, console, driver)
         summary = conclude_audit(folder, plan, lab)
@@ -249,10 +252,14 @@ def _check_inputs(folder: RunFolder, plan: Plan) -> None:
         )
 
 
-def _start_tracking(folder: RunFolder, plan: Plan) -> Uploader | None:
+def _start_tracking(folder: RunFolder, plan: Plan, console: Console) -> Uploader | None:
     if not plan.tracking.mlflow:
         return None
-    uploader = Uploader(folder, plan.tracking.uri, plan.tracking.experiment)
+
+    def warn(problem: str) -> None:
+        console.print(problem, style="yellow", markup=False, soft_wrap=True)
+
+    uploader = Uploader(folder, plan.tracking.uri, plan.tracking.experiment, warn)
     uploader.start()
     return uploader
 

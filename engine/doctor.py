@@ -11,18 +11,25 @@ import torch
 from engine import assets
 from engine.checkpoints import file_sha256, read_card
 from engine.errors import InfrastructureError, InputError
+from engine.plan_parts import TrackingPlan
 from engine.scoring.perceptual import BACKBONES, FOLDER, lpips_weights
 from engine.setups import default_data_folder
+from engine.tracking import check_server, shown_uri
 
 NEEDED_BYTES = 1024**3
 PACKAGES = ("torch", "ray", "cma", "nevergrad", "mlflow", "pydantic")
 
 
-def examine(folder: Path) -> Iterator[str]:
+def examine(folder: Path, tracking: TrackingPlan) -> Iterator[str]:
     """Yields one line for each thing found in order.
 
+    Args:
+        folder: Where audits would write.
+        tracking: Where MLflow would keep their runs.
+
     Raises:
-        InfrastructureError: At the first thing that would stop an audit, with its remedy.
+        InfrastructureError: At the first thing that would stop an audit, or keep it out of
+            MLflow, with its remedy.
         InputError: If an embedded file is damaged.
     """
     for package in PACKAGES:
@@ -36,6 +43,7 @@ def examine(folder: Path) -> Iterator[str]:
         yield f"ok  LPIPS ({backbone.name}): {measured} at {data / FOLDER / name}.safetensors"
     yield from _check_storage(folder)
     yield from _check_assets()
+    yield _check_tracking(tracking)
 
 
 def _version(package: str) -> str:
@@ -64,3 +72,15 @@ def _check_assets() -> Iterator[str]:
             if file_sha256(path) != expected:
                 raise InputError(f"Expected {path} as its card says, got another file. Reinstall.")
             yield f"ok  {dataset}/{path.name}"
+
+
+def _check_tracking(tracking: TrackingPlan) -> str:
+    if not tracking.mlflow:
+        return "ok  MLflow: not used"
+    place = shown_uri(tracking.uri)
+    if reason := check_server(tracking.uri, tracking.experiment):
+        raise InfrastructureError(
+            f"Expected MLflow at {place} to answer, but {reason}. Start it, or correct "
+            "MLFLOW_TRACKING_URI. Audits run without it; `leaktune sync` sends them later."
+        )
+    return f"ok  MLflow at {place}, experiment {tracking.experiment!r}"

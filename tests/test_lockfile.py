@@ -60,3 +60,8 @@ def test_the_head_of_a_cluster_finds_the_clients_of_its_cloud_in_the_image(pins)
     # Ray's providers import them on the head and install them nowhere: clusters/aws.yaml and
     # clusters/gcp.yaml empty Ray's setup commands, which take versions of the day from an index.
     assert {"boto3", "google-api-python-client", "google-auth-httplib2", "httplib2"} <= set(pins)
+
+
+def test_the_teams_mlflow_finds_what_it_needs_in_the_image(pins):
+    # What `mlflow[auth]` adds to MLflow, PostgreSQL's driver, and S3's.
+    assert {"flask-wtf", "psycopg2-binary", "boto3"} <= set(pins)

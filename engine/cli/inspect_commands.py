@@ -77,11 +77,17 @@ def inspect_capture(
         typer.echo(f"{name:<8}  {value:g}")
 
 
-def doctor() -> None:
-    """Check this machine: packages, processors, GPU, memory, and whether results can be written."""
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option(help="Plan that names an MLflow. Default: the embedded.")
+    ] = None,
+) -> None:
+    """Check this machine: packages, processors, GPU, storage, and whether MLflow takes results."""
     from engine.doctor import examine
+    from engine.plan import DEFAULT_PLAN, read_plan
 
-    for line in examine(Path.cwd()):
+    plan, _ = read_plan(config or DEFAULT_PLAN)
+    for line in examine(Path.cwd(), plan.tracking):
         typer.echo(line)
 
 

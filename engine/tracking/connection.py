@@ -14,11 +14,12 @@ from engine.tracking.changes import cut
 
 CONNECT_SECONDS = 5.0
 
-# MLflow's own retries are off: a request that was only slow would create a second run.
+# MLflow's own retries are off, and a slow answer is waited for: a request that was only slow would
+# create a second run.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -95,7 +96,7 @@ def redacted(text: str, uri: str) -> str:
 
 
 def plain_reason(error: BaseException) -> str:
-    """Says in a few words what is at the root of an error."""
+    """Says in a few words what is at the root of an error, or what a server said."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError):
@@ -105,5 +106,8 @@ def plain_reason(error: BaseException) -> str:
         if isinstance(cause, socket.gaierror):
             return "its host name is unknown"
         cause = cause.__cause__ or cause.__context__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if trouble := re.search(r"too many (\d+) error responses", str(error)):
+        return f"it answers with error {trouble[1]}"
+    said = str(error).partition("Response body: '")[2].rstrip("'") or str(error)
+    lines = said.strip().splitlines() or [type(error).__name__]
     return cut(lines[0].rstrip("."), 200)

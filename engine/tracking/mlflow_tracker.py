@@ -13,6 +13,7 @@ import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +23,6 @@ from engine.run_folder import RunFolder, write_json
 from engine.tracking.changes import AUDIT, Event, EventReader, RunChange
 from engine.tracking.connection import (
     TrackingError,
-    artifact_location,
     check_reachable,
     checked_uri,
     make_client,
@@ -30,11 +30,13 @@ from engine.tracking.connection import (
     redacted,
     shown_uri,
 )
+from engine.tracking.experiment import describe_experiment, open_experiment
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 RUN_TAG, TRIAL_TAG, PARENT_TAG = "leaktune.run", "leaktune.trial", "mlflow.parentRunId"
 
-METRICS_PER_BATCH, TEXTS_PER_BATCH = 1000, 100
+# MLflow takes 1000 values in a request, of which 100 params and 100 tags.
+METRICS_PER_BATCH, TEXTS_PER_BATCH = 800, 100
 EVENTS_PER_STEP = 500  # After as many events it is written down what has arrived.
 
 
@@ -136,12 +138,8 @@ class MlflowTracker:
         """
         check_reachable(urlsplit(self._uri))
         client = make_client(self._uri)
-        experiment = client.get_experiment_by_name(self._experiment)
-        self._experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else client.create_experiment(self._experiment, artifact_location(self._uri))
-        )
+        self._experiment_id = open_experiment(client, self._uri, self._experiment)
+        describe_experiment(client, self._experiment_id)
         found = _find_runs(client, self._experiment_id, run)
         known = set(arrived.runs.values())
         runs = {trial: _pick(ids, known) for trial, ids in found.items()}
@@ -157,8 +155,9 @@ class MlflowTracker:
             tags = {RUN_TAG: run}
             if trial != AUDIT:
                 tags |= {TRIAL_TAG: trial, PARENT_TAG: runs[AUDIT]}
+            name = _trial_name(trial, change.params) if trial != AUDIT else run
             created = self._client.create_run(
-                self._experiment_id, start_time=change.start_time, tags=tags, run_name=trial or run
+                self._experiment_id, start_time=change.start_time, tags=tags, run_name=name
             )
             runs[trial] = created.info.run_id
 
@@ -174,12 +173,14 @@ class MlflowTracker:
         metrics = [Metric(**asdict(value)) for value in change.metrics]
         params = [Param(name, text) for name, text in change.params.items()]
         tags = [RunTag(name, text) for name, text in change.tags.items()]
-        for batch in _batches(params, TEXTS_PER_BATCH):
-            self._client.log_batch(run_id, params=batch)
-        for batch in _batches(tags, TEXTS_PER_BATCH):
-            self._client.log_batch(run_id, tags=batch)
-        for batch in _batches(metrics, METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=batch)
+        requests = zip_longest(
+            _batches(metrics, METRICS_PER_BATCH),
+            _batches(params, TEXTS_PER_BATCH),
+            _batches(tags, TEXTS_PER_BATCH),
+            fillvalue=(),
+        )
+        for request in requests:
+            self._client.log_batch(run_id, *request)
 
     def _send_status(self, run_id: str, change: RunChange) -> None:
         if change.status == "RUNNING":
@@ -268,6 +269,14 @@ def _find_runs(client: Any, experiment_id: str, run: str) -> dict[str, list[str]
 def _pick(ids: Iterable[str], known: set[str]) -> str:
     """Returns the run id that is known already, or else the same one on every call."""
     return min(ids, key=lambda run_id: (run_id not in known, run_id))
+
+
+def _trial_name(trial: str, params: Mapping[str, str]) -> str:
+    """Returns what tells a trial from others, even where only its beginning is seen."""
+    told = {name: f"{name} {params[name]}" for name in ("target", "seed") if name in params}
+    told |= {name: params[name] for name in ("defense", "attack", "searcher") if name in params}
+    order = ("target", "defense", "attack", "searcher", "seed")
+    return ", ".join(told[name] for name in order if name in told) or trial
 
 
 def _run_name(events: Iterable[Event]) -> str:

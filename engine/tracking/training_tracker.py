@@ -12,7 +12,6 @@ from engine.errors import AuditError
 from engine.run_folder import write_json
 from engine.tracking.connection import (
     TrackingError,
-    artifact_location,
     check_reachable,
     checked_uri,
     make_client,
@@ -20,6 +19,7 @@ from engine.tracking.connection import (
     redacted,
     shown_uri,
 )
+from engine.tracking.experiment import open_experiment
 
 PICTURES = "samples"
 
@@ -82,12 +82,7 @@ class TrainingTracker:
     def _new_run(self, settings: Mapping[str, object]) -> str:
         from mlflow.entities import Param
 
-        found = self._client.get_experiment_by_name(self._experiment)
-        experiment = (
-            found.experiment_id
-            if found
-            else self._client.create_experiment(self._experiment, artifact_location(self._uri))
-        )
+        experiment = open_experiment(self._client, self._uri, self._experiment)
         run: str = self._client.create_run(experiment, run_name=self._folder.name).info.run_id
         params = [Param(name, str(value)) for name, value in settings.items()]
         self._client.log_batch(run, params=params)

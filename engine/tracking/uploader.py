@@ -1,6 +1,7 @@
 """Sends a running audit to MLflow from the background, so that no search ever waits for it."""
 
 import threading
+from collections.abc import Callable
 
 from engine.run_folder import RunFolder
 from engine.tracking.connection import TrackingError
@@ -21,13 +22,20 @@ class Uploader:
         folder: The run folder whose events are sent.
         uri: MLflow's tracking URI.
         experiment: Name of the MLflow experiment.
+        warn: Called with a sentence for the user when sending begins to fail.
 
     Raises:
         InfrastructureError: ``uri`` is of a kind that MLflow does not keep runs in.
     """
 
-    def __init__(self, folder: RunFolder, uri: str, experiment: str) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: RunFolder,
+        uri: str,
+        experiment: str,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self._folder, self._warn = folder, warn
         self._tracker = MlflowTracker(folder, uri=uri, experiment=experiment)
         self._thread = threading.Thread(target=self._run, name="leaktune-uploader", daemon=True)
         self._finishing = threading.Event()
@@ -70,9 +78,20 @@ class Uploader:
         try:
             self._tracker.sync()
         except TrackingError as error:
-            self._failure = self._failure or error.reason
+            self._fail(error.reason)
         except Exception as error:  # Whatever it is, the audit goes on.
-            self._failure = self._failure or str(error) or type(error).__name__
+            self._fail(str(error) or type(error).__name__)
         else:
             self._failure = None
         return self._failure is None
+
+    def _fail(self, reason: str) -> None:
+        """Remembers the first of several failures, and warns of it."""
+        if self._failure is not None:
+            return
+        self._failure = reason
+        if self._warn and not self._finishing.is_set():  # Then finish() has the last word.
+            self._warn(
+                f"MLflow at {self._tracker.shown_uri} is not receiving this audit ({reason}). "
+                "The audit goes on, and MLflow is tried again."
+            )

@@ -134,6 +134,24 @@ def test_an_audit_becomes_a_parent_run_and_a_child_run_for_every_trial(folder, s
     assert runs["t0"].info.status == "FINISHED"
 
 
+def test_trials_are_named_by_what_tells_them_apart(folder, store):
+    start(folder)
+    params = {"attack": "ggl", "defense": "none", "target": 3, "seed": 0, "searcher": "sepcma"}
+    folder.append_event("trial_started", trial="t0", params=params)
+    folder.append_event("trial_started", trial="t1", params={"defense": "none", "target": 3})
+    folder.append_event("trial_started", trial="t2", params={})
+
+    store.tracker(folder).sync()
+
+    names = {trial: run.info.run_name for trial, run in store.runs().items()}
+    assert names == {
+        None: folder.name,
+        "t0": "target 3, none, ggl, sepcma, seed 0",
+        "t1": "target 3, none",
+        "t2": "t2",
+    }
+
+
 def test_metrics_stand_against_evaluations_at_the_time_of_their_event(folder, store):
     start(folder)
     run_trial(folder, "t0")

@@ -63,7 +63,8 @@ def test_an_unreachable_server_is_reported_and_leaves_the_events_alone(folder, t
     assert (folder.path / "events.jsonl").read_bytes() == before
 
 
-def test_a_server_that_never_answers_is_not_waited_for(folder, hanging_server):
+def test_a_server_that_never_answers_is_not_waited_for(folder, hanging_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     before = (folder.path / "events.jsonl").read_bytes()
     upload = Uploader(folder, hanging_server, "audits")
     upload.start()
