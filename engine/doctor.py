@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from engine import assets
+from engine import assets, tuning
 from engine.checkpoints import file_sha256, read_card
 from engine.errors import InfrastructureError, InputError
-from engine.plan_parts import TrackingPlan
+from engine.plan import Plan
+from engine.plan_parts import ComputePlan, TrackingPlan
 from engine.scoring.perceptual import BACKBONES, FOLDER, lpips_weights
 from engine.setups import default_data_folder
 from engine.tracking import check_server, shown_uri
@@ -20,12 +21,13 @@ NEEDED_BYTES = 1024**3
 PACKAGES = ("torch", "ray", "cma", "nevergrad", "mlflow", "pydantic")
 
 
-def examine(folder: Path, tracking: TrackingPlan) -> Iterator[str]:
+def examine(folder: Path, plan: Plan, address: str | None) -> Iterator[str]:
     """Yields one line for each thing found in order.
 
     Args:
         folder: Where audits would write.
-        tracking: Where MLflow would keep their runs.
+        plan: What they would need of machines, and where MLflow would keep their runs.
+        address: The Ray cluster they would run on; None for this machine alone.
 
     Raises:
         InfrastructureError: At the first thing that would stop an audit, or keep it out of
@@ -43,7 +45,9 @@ def examine(folder: Path, tracking: TrackingPlan) -> Iterator[str]:
         yield f"ok  LPIPS ({backbone.name}): {measured} at {data / FOLDER / name}.safetensors"
     yield from _check_storage(folder)
     yield from _check_assets()
-    yield _check_tracking(tracking)
+    yield _check_tracking(plan.tracking)
+    if address:
+        yield from _check_cluster(address, plan.compute, folder)
 
 
 def _version(package: str) -> str:
@@ -84,3 +88,10 @@ def _check_tracking(tracking: TrackingPlan) -> str:
             "MLFLOW_TRACKING_URI. Audits run without it; `leaktune sync` sends them later."
         )
     return f"ok  MLflow at {place}, experiment {tracking.experiment!r}"
+
+
+def _check_cluster(address: str, compute: ComputePlan, folder: Path) -> Iterator[str]:
+    with tuning.connect(address):
+        awaited = tuning.check_machines(compute, folder)
+        yield f"ok  Ray cluster at {address}: {tuning.describe_machines()}"
+        yield f"ok  {awaited or 'a trial has room there'}"

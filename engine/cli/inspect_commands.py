@@ -79,15 +79,27 @@ def inspect_capture(
 
 def doctor(
     config: Annotated[
-        Path | None, typer.Option(help="Plan that names an MLflow. Default: the embedded.")
+        Path | None, typer.Option(help="Plan whose needs are checked. Default: the embedded.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Folder that audits would write to."),
+    ] = Path("."),
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to check as well: auto, or an address.")
     ] = None,
 ) -> None:
-    """Check this machine: packages, processors, GPU, storage, and whether MLflow takes results."""
+    """Check this machine, MLflow and a cluster before an audit is trusted to them.
+
+    Looks at packages, processors, GPU, storage and MLflow; of a cluster, whether it answers, a
+    trial has room, and all machines see the output folder and have the same versions. Exit code 4
+    at the first thing that would stop an audit.
+    """
     from engine.doctor import examine
     from engine.plan import DEFAULT_PLAN, read_plan
 
     plan, _ = read_plan(config or DEFAULT_PLAN)
-    for line in examine(Path.cwd(), plan.tracking):
+    for line in examine(output, plan, address):
         typer.echo(line)
 
 

@@ -2,7 +2,7 @@
 
 from engine.tuning.attack_settings import Tuned, tune_attack
 from engine.tuning.candidates import run_candidates
-from engine.tuning.cluster import check_machines, connect
+from engine.tuning.cluster import check_machines, connect, describe_machines
 from engine.tuning.fan_out import Listener, run_trials
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Tuned",
     "check_machines",
     "connect",
+    "describe_machines",
     "run_candidates",
     "run_trials",
     "tune_attack",

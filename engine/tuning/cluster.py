@@ -97,6 +97,16 @@ def _no_cluster(address: str | None, reason: str) -> InfrastructureError:
     )
 
 
+def describe_machines() -> str:
+    """Says how many machines the cluster has, and what they have together."""
+    import ray
+
+    total = ray.cluster_resources()
+    machines = sum(node["Alive"] for node in ray.nodes())
+    named = "1 machine" if machines == 1 else f"{machines} machines"
+    return f"{named}, {total.get('CPU', 0):g} CPU, {total.get('GPU', 0):g} GPU"
+
+
 def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | None:
     """Checks the machines of the cluster that this process is connected to.
 

@@ -103,8 +103,12 @@ def ray_start(words):
     return ["start", *words, "--block"]
 
 
-def launch(home, address, *words, **environment):
-    words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false", *words]
+def launch(home, address, **environment):
+    words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false"]
+    return launched(home, address, words, environment)
+
+
+def launched(home, address, words, environment):
     return subprocess.run(
         [sys.executable, "run.py", *words, "--address", address],
         cwd=home,
@@ -126,6 +130,18 @@ def test_the_launcher_alone_audits_on_a_cluster(home, cluster):
     assert len(summary["trials"]) == 18
     assert summary["failed"] == []
     assert (run / "report" / "index.html").is_file()
+
+
+def test_doctor_looks_at_a_cluster_too(home, cluster):
+    address, environment = cluster
+
+    fine = launched(home, address, ["doctor"], environment | {"RAY_AUTH_MODE": "token"})
+
+    assert fine.returncode == 0, fine.stderr
+    assert fine.stdout.splitlines()[-2:] == [
+        f"ok  Ray cluster at {address}: 1 machine, 2 CPU, 0 GPU",
+        "ok  a trial has room there",
+    ]
 
 
 def test_a_cluster_found_by_itself_needs_no_further_setting(home, cluster):
