@@ -114,6 +114,8 @@ def _evaluate(plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, l
     """Has the ``left`` candidates whose loss is not known evaluated, each in a Tune trial."""
     from ray import tune
 
+    from engine.tuning.scheduler import InOrder
+
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(evaluate, plan=json.dumps(plan.to_dict()), trial=spec.id),
@@ -126,6 +128,7 @@ def _evaluate(plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, l
                 metric="loss",
                 mode="min",
                 search_alg=proposals,
+                scheduler=InOrder(),
                 num_samples=left,
                 max_concurrent_trials=plan.compute.workers,
                 reuse_actors=True,

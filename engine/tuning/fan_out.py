@@ -23,6 +23,7 @@ from engine.tuning.worker import work
 # many losses; a worker that it was waiting for two things of, it counts twice.
 WORKER_LOSSES = 6
 REACH_SECONDS = 10.0
+NEVER_SECONDS = 10**9
 
 
 class Listener(Protocol):
@@ -58,13 +59,7 @@ def connect(address: str | None) -> Iterator[None]:
     Raises:
         InfrastructureError: If there is no such cluster.
     """
-    # Set before Ray is imported, and inherited by its processes.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Under `uv run`, Ray would have every worker build an environment of its own.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    set_defaults()
     if address:
         # Every attempt at a cluster that is gone takes Ray 40 seconds, and it would make twenty.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
@@ -99,6 +94,19 @@ def connect(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def set_defaults() -> None:
+    """Sets what Ray and Tune are to do, where the user has not said otherwise."""
+    # Before Ray is imported; its processes inherit it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Tune writes the state of all its trials out again and again; resuming is ours, not Tune's.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(NEVER_SECONDS))
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Under `uv run`, Ray would have every worker build an environment of its own.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
 def _reach(address: str | None) -> None:
     """Raises OSError if nothing listens at ``host:port``; Ray itself would try for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
@@ -123,9 +131,10 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
     from ray import tune
 
     from engine.tuning.callback import ListenerCallback
+    from engine.tuning.scheduler import InOrder
 
     check_resources(plan.compute)
-    callback = ListenerCallback(listener)
+    callback, carried = ListenerCallback(listener), _carried(trials, plan.compute)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(
@@ -135,9 +144,12 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
         )
         tuner = tune.Tuner(
             trainable,
-            param_space={"trials": tune.grid_search(_carried(trials, plan.compute))},
+            param_space=in_turn(carried),
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=plan.compute.workers, reuse_actors=True
+                num_samples=len(carried),
+                scheduler=InOrder(),
+                max_concurrent_trials=plan.compute.workers,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
@@ -155,6 +167,17 @@ def _carried(trials: Sequence[str], compute: ComputePlan) -> list[list[str]]:
     """Returns the trials that each Tune trial carries."""
     size = compute.searches_per_trial
     return [list(trials[start : start + size]) for start in range(0, len(trials), size)]
+
+
+def in_turn(carried: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Returns the parameter space of which one sample after the other is the next Tune trial's.
+
+    A grid would be copied whole for each of its points.
+    """
+    from ray import tune
+
+    waiting = iter(carried)
+    return {"trials": tune.sample_from(lambda _: next(waiting))}
 
 
 def resources_of(compute: ComputePlan) -> dict[str, float]:
