@@ -39,6 +39,8 @@ RATIOS = {
     "max_image_error": ("largest image error", False),
     "searcher_share": ("searcher's share", False),
     "fanout_efficiency": ("fan-out efficiency", True),
+    "throughput_vs_untracked": ("× without tracking", True),
+    "throughput_vs_server": ("× with a server", True),
     "excess": ("excess of the loss", False),
     "reached_after": ("evaluations to the published 25,000", False),
     "max_relative_error": ("relative error", False),
@@ -161,6 +163,14 @@ def _scale(options: argparse.Namespace, device: torch.device) -> Results:
     }
 
 
+def _tracking(options: argparse.Namespace, device: torch.device) -> Results:
+    _need_ray()
+    from benchmarks.tracking import measure_tracking
+
+    del device  # Workers sleep.
+    return measure_tracking(rounds=options.rounds)
+
+
 def _search_quality(options: argparse.Namespace, device: torch.device) -> Results:
     from benchmarks.quality_report import claims, markdown, plot, summarise
     from benchmarks.search_quality import contestants, search_all
@@ -250,14 +260,19 @@ def _parser() -> argparse.ArgumentParser:
         "scale", parents=[common], help="trials queued and workers at once, with sleep for searches"
     )
     scale.add_argument(
-        "--search-seconds", type=float, default=20, help="sleep of a real worker's search"
+        "--search-seconds", type=float, default=15, help="sleep of a real worker's search"
     )
     scale.add_argument("--trial-seconds", type=float, default=1, help="sleep of a stand-in's trial")
     scale.add_argument(
-        "--patience", type=float, default=30, help="seconds of work of each audit of stand-ins"
+        "--patience", type=float, default=20, help="seconds of work of each audit of stand-ins"
     )
     scale.add_argument("--plot", type=Path, help="draw the queues to this file")
     scale.set_defaults(run=_scale)
+
+    tracking = commands.add_parser(
+        "tracking", parents=[common], help="an audit's throughput with MLflow well, down and silent"
+    )
+    tracking.set_defaults(run=_tracking)
 
     quality = commands.add_parser(
         "search-quality",

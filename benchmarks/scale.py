@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -25,7 +26,7 @@ TARGETS, DEFENSES, BUDGET = 8, 5, 1000  # Of the embedded default.
 QUEUED: Final = (100, 1_000, 10_000)
 WORKERS: Final = (1, 8, 50, 200)
 REAL_WORKERS: Final = (1, 2, 4, 8)
-WAVES: Final = 5  # Trials of each real worker.
+WAVES: Final = 5  # Trials that a worker has at least.
 TARGET = 0.90  # Least efficiency aimed at.
 LOOK_SECONDS = 0.5
 
@@ -44,14 +45,18 @@ def measure_real(*, workers: int, seconds: float) -> dict[str, Any]:
         trials,
         workers=workers,
         seconds=seconds,
-        patience=float("inf"),
         stand_ins=lambda *_: patch("engine.tuning.fan_out.work", sleeping_work(seconds / BUDGET)),
     )
     return {**found, "targets": {"fanout_efficiency": TARGET}}
 
 
 def measure_queue(
-    *, queued: int, workers: int, seconds: float, patience: float
+    *,
+    queued: int,
+    workers: int,
+    seconds: float,
+    patience: float = float("inf"),
+    overrides: Sequence[str] = (),
 ) -> dict[str, float]:
     """Runs an audit with stand-ins for workers, :data:`benchmarks.stand_ins.SEATS` a process.
 
@@ -60,6 +65,7 @@ def measure_queue(
         workers: Stand-ins at once.
         seconds: That each trial sleeps.
         patience: After so many seconds of work the audit is stopped.
+        overrides: Further ``key=value`` of the plan.
     """
 
     def stand_ins(plan: Plan, lab: Any) -> contextlib.AbstractContextManager[Any]:
@@ -71,7 +77,12 @@ def measure_queue(
         return standing_in(Script(json.dumps(plan.to_dict()), found, seconds), workers)
 
     return _measure(
-        queued, workers=workers, seconds=seconds, patience=patience, stand_ins=stand_ins
+        queued,
+        workers=workers,
+        seconds=seconds,
+        patience=patience,
+        overrides=overrides,
+        stand_ins=stand_ins,
     )
 
 
@@ -82,16 +93,17 @@ def in_turn(measure: Callable[..., Any], cases: Sequence[Mapping[str, Any]]) -> 
     for case in cases:
         with ProcessPoolExecutor(1, mp_context=context) as process:
             found.append(process.submit(measure, **case).result())
+        print(json.dumps(found[-1]), file=sys.stderr)  # noqa: T201
     return found
 
 
 def queue_cases(seconds: float, patience: float) -> list[dict[str, Any]]:
-    """Returns the cases of which every worker has two trials or more."""
+    """Returns the cases of which every worker has at least ``WAVES`` trials."""
     return [
         {"queued": queued, "workers": workers, "seconds": seconds, "patience": patience}
         for queued in QUEUED
         for workers in WORKERS
-        if queued >= 2 * workers
+        if queued >= WAVES * workers
     ]
 
 
@@ -100,7 +112,8 @@ def _measure(
     *,
     workers: int,
     seconds: float,
-    patience: float,
+    patience: float = float("inf"),
+    overrides: Sequence[str] = (),
     stand_ins: Callable[[Plan, Any], contextlib.AbstractContextManager[Any]],
 ) -> dict[str, float]:
     from rich.console import Console
@@ -108,7 +121,7 @@ def _measure(
     from engine.audit import InterruptedAuditError, run_audit, start_audit
 
     torch.set_num_threads(1)
-    plan, text = _plan_of(trials, workers)
+    plan, text = _plan_of(trials, workers, overrides)
     with tempfile.TemporaryDirectory() as parent, _ray(workers):
         folder, lab = start_audit(plan, text, Path(parent))
         with (
@@ -146,7 +159,7 @@ def plot_scale(found: Sequence[Mapping[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _plan_of(trials: int, workers: int) -> tuple[Plan, str]:
+def _plan_of(trials: int, workers: int, overrides: Sequence[str]) -> tuple[Plan, str]:
     """Returns the plan of an audit of ``trials`` searches, and its text."""
     targets = next(n for n in range(TARGETS, 0, -1) if trials % (n * DEFENSES) == 0)
     return read_plan(
@@ -159,6 +172,7 @@ def _plan_of(trials: int, workers: int) -> tuple[Plan, str]:
             f"compute.workers={workers}",
             "compute.searches_per_trial=1",
             "tracking.mlflow=false",
+            *overrides,
         ),
     )
 

@@ -38,6 +38,9 @@ class Listener(Protocol):
     def unsaved(self, trial: str, error: str) -> None:
         """The trial goes on, but what it finds from here on cannot be saved."""
 
+    def hung(self, trial: str, seconds: float) -> None:
+        """The trial goes on with another worker: for so long nothing was heard of its own."""
+
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """The trial is done; ``result`` is plain values, ``arrays`` its images and losses."""
 
@@ -130,7 +133,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
     """
     from ray import tune
 
-    from engine.tuning.callback import ListenerCallback
+    from engine.tuning.callback import HangCallback, ListenerCallback
     from engine.tuning.scheduler import InOrder
 
     check_resources(plan.compute)
@@ -156,7 +159,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-                callbacks=[callback],
+                callbacks=[callback, HangCallback(plan.compute.hang_seconds, callback.hung)],
             ),
         )
         fit(tuner)

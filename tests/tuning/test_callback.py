@@ -91,3 +91,21 @@ def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener):
         ("started", "a"),
         ("failed", "a", "worker lost: OSError", "gone"),
     ]
+
+
+def lost(trials):
+    return SimpleNamespace(config={"trials": trials}, get_error=lambda: RuntimeError("lost"))
+
+
+def test_trials_given_up_after_hanging_are_said_to_have_hung(callback, listener):
+    report(callback, {"a": OUTCOME})
+    callback.hung(lost(["a", "b"]), 12.0)
+    callback.on_trial_error(1, [], lost(["a", "b"]))
+    callback.on_trial_error(1, [], lost(["c"]))
+
+    reason = "worker lost after hanging; was it slow, raise compute.hang_seconds"
+    assert listener.heard[1:] == [
+        ("hung", "b", 12.0),
+        ("failed", "b", reason, "lost"),
+        ("failed", "c", "worker lost: RuntimeError", "lost"),
+    ]
