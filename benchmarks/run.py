@@ -171,6 +171,16 @@ def _tracking(options: argparse.Namespace, device: torch.device) -> Results:
     return measure_tracking(rounds=options.rounds)
 
 
+def _soak(options: argparse.Namespace, device: torch.device) -> Results:
+    _need_ray()
+    from benchmarks.soak import measure_soak
+
+    del device  # The plan says where trials run.
+    return {
+        f"{options.trials:,} trials": measure_soak(trials=options.trials, workers=options.workers)
+    }
+
+
 def _search_quality(options: argparse.Namespace, device: torch.device) -> Results:
     from benchmarks.quality_report import claims, markdown, plot, summarise
     from benchmarks.search_quality import contestants, search_all
@@ -273,6 +283,11 @@ def _parser() -> argparse.ArgumentParser:
         "tracking", parents=[common], help="an audit's throughput with MLflow well, down and silent"
     )
     tracking.set_defaults(run=_tracking)
+
+    soak = commands.add_parser("soak", parents=[common], help="memory and files of a long audit")
+    soak.add_argument("--trials", type=int, default=2000)
+    soak.add_argument("--workers", type=int, default=2)
+    soak.set_defaults(run=_soak)
 
     quality = commands.add_parser(
         "search-quality",

@@ -54,16 +54,24 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
         for name in self._waiting(trial):
             self.over.add(name)
             error = trial.get_error()
-            reason = f"worker lost: {type(error).__name__}"
-            if name in self._hung:
-                reason = "worker lost after hanging; was it slow, raise compute.hang_seconds"
-            self._listener.failed(name, reason, str(error))
+            self._listener.failed(name, self._reason(name, error), str(error))
 
     def hung(self, trial: Any, seconds: float) -> None:
         """A worker was killed because nothing was heard of it for so long."""
         for name in self._waiting(trial):
             self._hung.add(name)
             self._listener.hung(name, seconds)
+
+    def _reason(self, name: str, error: Exception) -> str:
+        """Returns why a trial's workers were lost, and what may help."""
+        if name in self._hung:
+            return "worker lost after hanging; was it slow, raise compute.hang_seconds"
+        reason = f"worker lost: {type(error).__name__}"
+        if any(word in str(error) for word in ("OOM", "memory pressure")):  # Ray's guesses.
+            reason += (
+                ", perhaps for want of memory; lower compute.workers or compute.searches_per_trial"
+            )
+        return reason
 
     def _waiting(self, trial: Any) -> list[str]:
         return [name for name in trial.config["trials"] if name not in self.over]

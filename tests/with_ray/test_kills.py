@@ -163,9 +163,12 @@ class Audit:
         """Waits for the end; returns the trials without their times."""
         self.wait(lambda: False)
         assert self.process.returncode in (0, INCONCLUSIVE), self.log()
-        summary = json.loads((self.run / "summary.json").read_text())
+        summary = self.summary()
         assert summary["failed"] == [], self.log()
         return [without_times(trial) for trial in summary["trials"]]
+
+    def summary(self):
+        return json.loads((self.run / "summary.json").read_text())
 
     def repeated(self):
         """Counts the recorded evaluations that an attempt did again, by trial."""
