@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 
 from engine.tuning.silence import Silences
-from engine.tuning.worker import News
+from engine.tuning.worker import News, for_want_of_memory
 
 if TYPE_CHECKING:
     from engine.tuning.fan_out import Listener
@@ -66,12 +66,7 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
         """Returns why a trial's workers were lost, and what may help."""
         if name in self._hung:
             return "worker lost after hanging; was it slow, raise compute.hang_seconds"
-        reason = f"worker lost: {type(error).__name__}"
-        if any(word in str(error) for word in ("OOM", "memory pressure")):  # Ray's guesses.
-            reason += (
-                ", perhaps for want of memory; lower compute.workers or compute.searches_per_trial"
-            )
-        return reason
+        return f"worker lost: {type(error).__name__}{for_want_of_memory(error)}"
 
     def _waiting(self, trial: Any) -> list[str]:
         return [name for name in trial.config["trials"] if name not in self.over]
