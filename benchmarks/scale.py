@@ -140,7 +140,7 @@ def plot_scale(found: Sequence[Mapping[str, float]], path: Path) -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = (
         ("trials_per_s", "trials per second", 1.0),
-        ("hand_over_s", "from a trial's end to the next one's, ms over its sleep", 1e3),
+        ("hand_over_s", "hand-over, ms", 1e3),
         ("driver_cpu_s_per_trial", "driver's processor time a trial, ms", 1e3),
     )
     for axis, (value, up, factor) in zip(figure.subplots(1, 3), panels, strict=True):
