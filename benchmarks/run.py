@@ -39,6 +39,8 @@ RATIOS = {
     "max_image_error": ("largest image error", False),
     "searcher_share": ("searcher's share", False),
     "fanout_efficiency": ("fan-out efficiency", True),
+    "throughput_vs_untracked": ("× without tracking", True),
+    "throughput_vs_server": ("× with a server", True),
     "excess": ("excess of the loss", False),
     "reached_after": ("evaluations to the published 25,000", False),
     "max_relative_error": ("relative error", False),
@@ -142,6 +144,43 @@ def _scaling(options: argparse.Namespace, device: torch.device) -> Results:
     }
 
 
+def _scale(options: argparse.Namespace, device: torch.device) -> Results:
+    _need_ray()
+    from benchmarks import scale
+
+    del device  # Workers sleep.
+    real = [
+        {"workers": workers, "seconds": options.search_seconds} for workers in scale.REAL_WORKERS
+    ]
+    cases = scale.queue_cases(options.trial_seconds, options.patience)
+    of_real = scale.in_turn(scale.measure_real, real)
+    of_queues = scale.in_turn(scale.measure_queue, cases)
+    if options.plot:
+        scale.plot_scale(of_queues, options.plot)
+    return {
+        **{f"{row['workers']} real workers": row for row in of_real},
+        **{f"{row['queued']:,} queued, {row['workers']} workers": row for row in of_queues},
+    }
+
+
+def _tracking(options: argparse.Namespace, device: torch.device) -> Results:
+    _need_ray()
+    from benchmarks.tracking import measure_tracking
+
+    del device  # Workers sleep.
+    return measure_tracking(rounds=options.rounds)
+
+
+def _soak(options: argparse.Namespace, device: torch.device) -> Results:
+    _need_ray()
+    from benchmarks.soak import measure_soak
+
+    del device  # The plan says where trials run.
+    return {
+        f"{options.trials:,} trials": measure_soak(trials=options.trials, workers=options.workers)
+    }
+
+
 def _search_quality(options: argparse.Namespace, device: torch.device) -> Results:
     from benchmarks.quality_report import claims, markdown, plot, summarise
     from benchmarks.search_quality import contestants, search_all
@@ -226,6 +265,29 @@ def _parser() -> argparse.ArgumentParser:
     fanout.add_argument("--workers", type=int, default=2)
     fanout.add_argument("--set", action="append", help="override a key of the embedded plan")
     fanout.set_defaults(run=_fanout)
+
+    scale = commands.add_parser(
+        "scale", parents=[common], help="trials queued and workers at once, with sleep for searches"
+    )
+    scale.add_argument(
+        "--search-seconds", type=float, default=15, help="sleep of a real worker's search"
+    )
+    scale.add_argument("--trial-seconds", type=float, default=1, help="sleep of a stand-in's trial")
+    scale.add_argument(
+        "--patience", type=float, default=20, help="seconds of work of each audit of stand-ins"
+    )
+    scale.add_argument("--plot", type=Path, help="draw the queues to this file")
+    scale.set_defaults(run=_scale)
+
+    tracking = commands.add_parser(
+        "tracking", parents=[common], help="an audit's throughput with MLflow well, down and silent"
+    )
+    tracking.set_defaults(run=_tracking)
+
+    soak = commands.add_parser("soak", parents=[common], help="memory and files of a long audit")
+    soak.add_argument("--trials", type=int, default=2000)
+    soak.add_argument("--workers", type=int, default=2)
+    soak.set_defaults(run=_soak)
 
     quality = commands.add_parser(
         "search-quality",

@@ -256,6 +256,9 @@ class ComputePlan(Strict):
         searches_per_trial: Searches that one Ray Tune trial carries, generation by generation
             evaluated together: more where one population does not fill a GPU, or where searches
             are so short that starting trials shows.
+        hang_seconds: A worker that completes no generation for so long is killed, and its trials go
+            on from their last one with another; null waits for ever. Each time, a trial is given
+            as many seconds more, so that one which is only slow comes to its end.
     """
 
     fan_out: Literal["searches", "candidates"] = "searches"
@@ -263,6 +266,7 @@ class ComputePlan(Strict):
     cpus_per_trial: int = Field(default=1, ge=1)
     gpus_per_trial: float = Field(default=0.0, ge=0)
     searches_per_trial: int = Field(default=4, ge=1)
+    hang_seconds: float | None = Field(default=1800.0, gt=0)
 
 
 class TrackingPlan(Strict):

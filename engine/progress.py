@@ -95,6 +95,17 @@ class ProgressView:
             highlight=False,
         )
 
+    def hung(self, trial: str, seconds: float) -> None:
+        """Warns that a worker was given up."""
+        self._console.print(
+            f"The worker of {trial} has completed no generation for {seconds:.0f} s and is killed; "
+            "the trial goes on from its last one with another worker. If it was only slow, raise "
+            "compute.hang_seconds.",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+
     def _speak(self) -> None:
         now = time.monotonic()
         if not self._live and now - self._spoken >= PLAIN_SECONDS:

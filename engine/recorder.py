@@ -55,6 +55,13 @@ class Recorder:
         if self.unsaved_trials == 1:
             self.view.unsaved(trial, error)
 
+    def hung(self, trial: str, seconds: float) -> None:
+        """Logs that a trial's worker was given up, and tells the user."""
+        if not self.holds():
+            return
+        self.folder.append_event("trial_hung", trial=trial, seconds=seconds)
+        self.view.hung(trial, seconds)
+
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """Keeps a trial's outcome: its images first, its result last, as that marks it finished."""
         if not self.holds():

@@ -48,3 +48,11 @@ def test_nothing_is_written_once_the_run_is_another_drivers(recorder, held):
     assert list(recorder.folder.events()) == []
     assert list(recorder.folder.path.glob("*/*")) == []
     assert recorder.failures == 0
+
+
+def test_a_hung_worker_is_logged_and_shown(recorder, console):
+    recorder.hung("a", 1800.4)
+
+    [event] = recorder.folder.events()
+    assert (event["kind"], event["trial"], event["seconds"]) == ("trial_hung", "a", 1800.4)
+    assert "The worker of a has completed no generation for 1800 s" in console.file.getvalue()

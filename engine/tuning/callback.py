@@ -1,11 +1,13 @@
 """Translates Ray Tune's callbacks into what a listener hears."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
-from engine.tuning.worker import News
+from engine.tuning.silence import Silences
+from engine.tuning.worker import News, for_want_of_memory
 
 if TYPE_CHECKING:
     from engine.tuning.fan_out import Listener
@@ -24,6 +26,7 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
     def __init__(self, listener: "Listener") -> None:
         self._listener = listener
         self.over: set[str] = set()
+        self._hung: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the listener out of what Tune pickles; resuming is ours, not Tune's."""
@@ -51,7 +54,19 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
         for name in self._waiting(trial):
             self.over.add(name)
             error = trial.get_error()
-            self._listener.failed(name, f"worker lost: {type(error).__name__}", str(error))
+            self._listener.failed(name, self._reason(name, error), str(error))
+
+    def hung(self, trial: Any, seconds: float) -> None:
+        """A worker was killed because nothing was heard of it for so long."""
+        for name in self._waiting(trial):
+            self._hung.add(name)
+            self._listener.hung(name, seconds)
+
+    def _reason(self, name: str, error: Exception) -> str:
+        """Returns why a trial's workers were lost, and what may help."""
+        if name in self._hung:
+            return "worker lost after hanging; was it slow, raise compute.hang_seconds"
+        return f"worker lost: {type(error).__name__}{for_want_of_memory(error)}"
 
     def _waiting(self, trial: Any) -> list[str]:
         return [name for name in trial.config["trials"] if name not in self.over]
@@ -67,6 +82,55 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
             self._listener.progressed(name, news["evaluations"], news["loss"])
             if "unsaved" in news:
                 self._listener.unsaved(name, news["unsaved"])
+
+
+class HangCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
+    """Kills the workers of trials that are silent for too long; Tune then starts the trials again.
+
+    Args:
+        patience: Seconds; None for ever.
+        on_hung: Called with the Tune trial whose worker is killed, and the seconds of its silence.
+    """
+
+    def __init__(self, patience: float | None, on_hung: Callable[[Any, float], None]) -> None:
+        self._silences = Silences(patience)
+        self._on_hung = on_hung
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves everything out of what Tune pickles, which nobody resumes from."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune started or restarted a trial."""
+        self._silences.heard(trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A worker reported."""
+        self._silences.heard(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended of itself."""
+        self._silences.left(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's workers were lost too often."""
+        self._silences.left(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's worker was lost, and the trial waits for another."""
+        self._silences.left(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune looked for news, ten times a second or more often."""
+        import ray
+
+        for trial, seconds in self._silences.look(time.monotonic()).items():
+            self._on_hung(trial, seconds)
+            worker = trial.temporary_state.ray_actor
+            if worker is not None:  # None where it has just ended.
+                ray.kill(worker)
 
 
 class DoneCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.

@@ -69,7 +69,8 @@ def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, l
         space = space_to_check(spec.settings, knowledge_of(spec, lab))
         proposals = _propose(spec, space, log, listener)
         if proposals.failure is None and not log.known.all():
-            _evaluate(plan, spec, space, proposals, left=int((~log.known).sum()))
+            left = int((~log.known).sum())
+            _evaluate(plan, spec, space, proposals, left=left, listener=listener)
         if proposals.failure is None and not log.known.all():
             return False
         if proposals.failure is not None:
@@ -108,10 +109,24 @@ def _propose(spec: TrialSpec, space: LatentSpace, log: CandidateLog, listener: L
     return proposals
 
 
-def _evaluate(plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, left: int) -> None:
+def _evaluate(
+    plan: Plan,
+    spec: TrialSpec,
+    space: LatentSpace,
+    proposals: Any,
+    *,
+    left: int,
+    listener: Listener,
+) -> None:
     """Has the ``left`` candidates whose loss is not known evaluated, each in a Tune trial."""
     from ray import tune
 
+    from engine.tuning.callback import HangCallback
+    from engine.tuning.scheduler import InOrder
+
+    hangs = HangCallback(
+        plan.compute.hang_seconds, lambda _, seconds: listener.hung(spec.id, seconds)
+    )
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(evaluate, plan=json.dumps(plan.to_dict()), trial=spec.id),
@@ -124,6 +139,7 @@ def _evaluate(plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, l
                 metric="loss",
                 mode="min",
                 search_alg=proposals,
+                scheduler=InOrder(),
                 num_samples=left,
                 max_concurrent_trials=plan.compute.workers,
                 reuse_actors=True,
@@ -135,6 +151,7 @@ def _evaluate(plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, l
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
+                callbacks=[hangs],
             ),
         )
         fit(tuner)

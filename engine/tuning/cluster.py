@@ -17,6 +17,7 @@ from engine.errors import InfrastructureError
 from engine.plan_parts import ComputePlan
 
 REACH_SECONDS: Final = 8.0
+NEVER_SECONDS: Final = 10**9
 # A machine that does not answer for so long is not waited for: trials survive the loss of one.
 ROLL_CALL_SECONDS: Final = 10.0
 # What results depend on to the last bit.
@@ -38,13 +39,7 @@ def connect(address: str | None) -> Iterator[None]:
     Raises:
         InfrastructureError: If there is no such cluster, or it is of another Ray or Python.
     """
-    # Set before Ray is imported, and inherited by its processes.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Under `uv run`, Ray would have every worker build an environment of its own.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    set_defaults()
     if address:
         # What does not answer as a cluster keeps Ray for half a minute, twenty times over.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
@@ -74,6 +69,19 @@ def connect(address: str | None) -> Iterator[None]:
         # would end the process.
         gc.collect()
         ray.shutdown()
+
+
+def set_defaults() -> None:
+    """Sets what Ray and Tune are to do, where the user has not said otherwise."""
+    # Before Ray is imported; its processes inherit it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Tune writes the state of all its trials out again and again; resuming is ours, not Tune's.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(NEVER_SECONDS))
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Under `uv run`, Ray would have every worker build an environment of its own.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
 def _reach(address: str | None) -> None:

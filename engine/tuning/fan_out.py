@@ -29,6 +29,9 @@ class Listener(Protocol):
     def unsaved(self, trial: str, error: str) -> None:
         """The trial goes on, but what it finds from here on cannot be saved."""
 
+    def hung(self, trial: str, seconds: float) -> None:
+        """The trial goes on with another worker: for so long nothing was heard of its own."""
+
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """The trial is done; ``result`` is plain values, ``arrays`` its images and losses."""
 
@@ -55,9 +58,10 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
     """
     from ray import tune
 
-    from engine.tuning.callback import ListenerCallback
+    from engine.tuning.callback import HangCallback, ListenerCallback
+    from engine.tuning.scheduler import InOrder
 
-    callback = ListenerCallback(listener)
+    callback, carried = ListenerCallback(listener), _carried(trials, plan.compute)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(
@@ -67,16 +71,19 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
         )
         tuner = tune.Tuner(
             trainable,
-            param_space={"trials": tune.grid_search(_carried(trials, plan.compute))},
+            param_space=in_turn(carried),
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=plan.compute.workers, reuse_actors=True
+                num_samples=len(carried),
+                scheduler=InOrder(),
+                max_concurrent_trials=plan.compute.workers,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-                callbacks=[callback],
+                callbacks=[callback, HangCallback(plan.compute.hang_seconds, callback.hung)],
             ),
         )
         fit(tuner)
@@ -87,6 +94,17 @@ def _carried(trials: Sequence[str], compute: ComputePlan) -> list[list[str]]:
     """Returns the trials that each Tune trial carries."""
     size = compute.searches_per_trial
     return [list(trials[start : start + size]) for start in range(0, len(trials), size)]
+
+
+def in_turn(carried: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Returns the parameter space of which one sample after the other is the next Tune trial's.
+
+    A grid would be copied whole for each of its points.
+    """
+    from ray import tune
+
+    waiting = iter(carried)
+    return {"trials": tune.sample_from(lambda _: next(waiting))}
 
 
 def resources_of(compute: ComputePlan) -> dict[str, float]:

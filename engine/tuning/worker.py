@@ -8,12 +8,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from engine.allocator import keep_freed_memory
 from engine.attacks import History, Progress
+from engine.errors import AuditError
 from engine.history_file import HistoryKeeper, load_history
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
@@ -22,6 +23,8 @@ from engine.trial import Lab, Outcome, TrialSpec, run_trials
 from engine.trial_record import spec_hash, to_record
 
 REPORT_SECONDS = 1.0
+# What Ray, Python, torch and, the last, oneDNN say then.
+OUT_OF_MEMORY: Final = ("OOM", "MemoryError", "memory", "could not create a primitive")
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,7 +100,19 @@ def news_of(outcome: Outcome) -> dict[str, Any]:
 def news_of_error(error: Exception) -> dict[str, str]:
     """Returns what the driver is told of a trial that an exception ended."""
     trace = "".join(traceback.format_exception(error))
-    return {"error": f"{type(error).__name__}: {error}", "traceback": trace}
+    return {
+        "error": f"{type(error).__name__}: {error}{for_want_of_memory(error)}",
+        "traceback": trace,
+    }
+
+
+def for_want_of_memory(error: Exception) -> str:
+    """Returns what to do about an error that says memory was missing, or may have been."""
+    has_remedy = isinstance(error, AuditError)
+    text = f"{type(error).__name__} {error}"
+    if has_remedy or not any(words in text for words in OUT_OF_MEMORY):
+        return ""
+    return ", perhaps for want of memory; lower compute.workers or compute.searches_per_trial"
 
 
 class _Reporter:

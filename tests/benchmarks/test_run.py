@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cases, quality_report, run
+from benchmarks import cases, quality_report, run, scale
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--json", "--rounds", "1", "--threads", "1"]
@@ -211,7 +211,7 @@ import sys
 for name in {hidden!r}:
     sys.modules[name] = None
 sys.path.insert(0, {str(ROOT)!r})
-from benchmarks import cases, quality_report, run
+from benchmarks import cases, quality_report, run, scale
 sys.exit(run.main({[*OBJECTIVE, "lenet/squared_l2"]!r}))
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -272,3 +272,32 @@ def test_searches_of_other_problems_are_not_mixed_in_one_file(capsys, tmp_path, 
     assert run.main([*arguments, *options]) == 2
 
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_scale_measures_an_audit_of_sleeping_stand_ins():
+    case = {"queued": 40, "workers": 2, "seconds": 0.2}
+
+    [row] = scale.in_turn(scale.measure_queue, [case])
+
+    assert (row["queued"], row["workers"]) == (40, 2)
+    assert row["trials"] >= 30
+    assert 0 < row["fanout_efficiency"] < 1
+    assert finite(row, "trials_per_s", "hand_over_s", "driver_cpu_s_per_trial", "driver_bytes")
+
+
+@pytest.mark.slow
+def test_scale_measures_real_workers_that_sleep():
+    [row] = scale.in_turn(scale.measure_real, [{"workers": 1, "seconds": 1.0}])
+
+    assert row["queued"] == scale.WAVES
+    assert 0.2 < row["fanout_efficiency"] < 1
+
+
+@pytest.mark.slow
+def test_soak_measures_growth(capsys):
+    row = results_of(capsys, "soak", "--json", "--trials", "40")["cases"]["40 trials"]
+
+    assert row["failed"] == 0
+    assert finite(row, "pace_at_the_end", "driver_bytes", "worker_bytes")
+    assert all(files > 0 for files in row["driver_files"] + row["worker_files"])

@@ -91,3 +91,31 @@ def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener):
         ("started", "a"),
         ("failed", "a", "worker lost: OSError", "gone"),
     ]
+
+
+def lost(trials, why="lost"):
+    return SimpleNamespace(config={"trials": trials}, get_error=lambda: RuntimeError(why))
+
+
+def test_what_may_help_is_said_of_workers_killed_for_want_of_memory(callback, listener):
+    callback.on_trial_error(1, [], lost(["a"], "killed by SIGKILL by OOM killer"))
+
+    [(_, _, reason, _)] = listener.heard
+    assert reason == (
+        "worker lost: RuntimeError, perhaps for want of memory; lower compute.workers or "
+        "compute.searches_per_trial"
+    )
+
+
+def test_trials_given_up_after_hanging_are_said_to_have_hung(callback, listener):
+    report(callback, {"a": OUTCOME})
+    callback.hung(lost(["a", "b"]), 12.0)
+    callback.on_trial_error(1, [], lost(["a", "b"]))
+    callback.on_trial_error(1, [], lost(["c"]))
+
+    reason = "worker lost after hanging; was it slow, raise compute.hang_seconds"
+    assert listener.heard[1:] == [
+        ("hung", "b", 12.0),
+        ("failed", "b", reason, "lost"),
+        ("failed", "c", "worker lost: RuntimeError", "lost"),
+    ]

@@ -5,12 +5,13 @@ import pytest
 from ray import tune
 
 from engine.attacks import Progress
+from engine.errors import InfrastructureError
 from engine.history_file import load_history
 from engine.lab import trial_specs
 from engine.plan import make_plan
 from engine.run_folder import RunFolder, write_json
 from engine.trial_record import spec_hash
-from engine.tuning.worker import REPORT_SECONDS, _Reporter, work
+from engine.tuning.worker import REPORT_SECONDS, _Reporter, news_of_error, work
 
 PLAN = make_plan({"name": "n", "attack": {"budget": 4}}, source="test")
 LOSSES = np.array([3.0, 1.0, 2.0, 5.0], dtype=np.float32)
@@ -102,3 +103,24 @@ def test_a_history_of_another_plan_is_not_taken_up(spec, folder, reported):
     assert len(_Reporter([other], folder).known[spec.id].losses) == 0
     kept = load_history(folder.path / "trials" / spec.id, spec_hash(spec))
     np.testing.assert_array_equal(kept.losses, LOSSES)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Cannot allocate memory (os error 12)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        RuntimeError("could not create a primitive"),
+    ],
+)
+def test_what_needs_less_memory_is_said_with_an_error_for_want_of_it(error):
+    assert news_of_error(error)["error"] == (
+        f"{type(error).__name__}: {error}, perhaps for want of memory; lower compute.workers or "
+        "compute.searches_per_trial"
+    )
+
+
+def test_other_errors_are_told_as_they_are():
+    assert news_of_error(ValueError("no"))["error"] == "ValueError: no"
+    own = InfrastructureError("Expected memory. Use more.")
+    assert news_of_error(own)["error"] == f"InfrastructureError: {own}"

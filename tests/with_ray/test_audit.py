@@ -80,6 +80,20 @@ def test_results_equal_those_of_the_same_trials_run_without_ray_to_the_bit(finis
             np.testing.assert_array_equal(alone.losses, losses)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "searches_per_trial"), [(1, 1), (2, 1), (2, 3)])
+def test_results_depend_neither_on_the_workers_nor_on_what_each_carries(
+    workers, searches_per_trial, finished, tmp_path
+):
+    compute = {"workers": workers, "searches_per_trial": searches_per_trial}
+
+    _, summary, _ = audit(make_plan(SMALL | {"compute": compute}, source="test"), tmp_path)
+
+    assert list(map(without_times, summary["trials"])) == list(
+        map(without_times, finished[1]["trials"])
+    )
+
+
 def test_private_images_stay_in_the_private_folder_unless_the_plan_says_otherwise(finished):
     folder, _, _ = finished
 

@@ -121,9 +121,7 @@ class Audit:
 
     def kill_worker(self, rng):
         """Kills a worker, if every trial under way may lose one; returns whether it did."""
-        family = processes_of(self.process.pid)
-        self.seen.update(family)
-        workers = [pid for pid in family if command_of(pid).startswith("ray::ImplicitFunc")]
+        workers = self.workers()
         done = {event["trial"] for event in self.events("trial_finished")}
         under_way = {event["trial"] for event in self.events("trial_started")} - done
         if (
@@ -135,6 +133,17 @@ class Audit:
         self.losses.update(under_way)
         kill([rng.choice(workers)])
         return True
+
+    def workers(self):
+        """Returns the ids of its workers' processes."""
+        family = processes_of(self.process.pid)
+        self.seen.update(family)
+        return [pid for pid in family if is_worker(pid)]
+
+    def clear_away(self):
+        """Ends what is left of its processes."""
+        kill(processes_of(self.process.pid) if self.process.poll() is None else [])
+        kill(pid for pid in self.seen if "ray" in command_of(pid))
 
     def assert_kept_what_was_reported(self):
         reported = {e["trial"]: e["evaluations"] for e in self.events("trial_progress")}
@@ -154,9 +163,12 @@ class Audit:
         """Waits for the end; returns the trials without their times."""
         self.wait(lambda: False)
         assert self.process.returncode in (0, INCONCLUSIVE), self.log()
-        summary = json.loads((self.run / "summary.json").read_text())
+        summary = self.summary()
         assert summary["failed"] == [], self.log()
         return [without_times(trial) for trial in summary["trials"]]
+
+    def summary(self):
+        return json.loads((self.run / "summary.json").read_text())
 
     def repeated(self):
         """Counts the recorded evaluations that an attempt did again, by trial."""
@@ -197,6 +209,10 @@ def command_of(pid):
         return ""
 
 
+def is_worker(pid):
+    return command_of(pid).startswith("ray::ImplicitFunc")
+
+
 def kill(pids):
     for pid in pids:
         try:
@@ -211,18 +227,17 @@ def audits(tmp_path):
     made = []
 
     def start(searcher):
-        made.append(started(tmp_path / str(len(made)), searcher))
+        made.append(started(tmp_path / str(len(made)), plan_of(searcher)))
         return made[-1]
 
     yield start
     for audit in made:
-        kill(processes_of(audit.process.pid) if audit.process.poll() is None else [])
-        kill(pid for pid in audit.seen if "ray" in command_of(pid))
+        audit.clear_away()
 
 
-def started(home, searcher):
+def started(home, plan):
     home.mkdir(exist_ok=True)
-    (home / "plan.yaml").write_text(yaml.safe_dump(plan_of(searcher)))
+    (home / "plan.yaml").write_text(yaml.safe_dump(plan))
     audit = Audit(home)
     audit.start()
     return audit
@@ -235,7 +250,8 @@ def whole(tmp_path_factory):
 
     def of(searcher):
         if searcher not in found:
-            found[searcher] = started(tmp_path_factory.mktemp("whole"), searcher).finish()
+            plan = plan_of(searcher)
+            found[searcher] = started(tmp_path_factory.mktemp("whole"), plan).finish()
         return found[searcher]
 
     return of

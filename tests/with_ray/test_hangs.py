@@ -1,0 +1,69 @@
+"""Workers that stop in the middle of an audit: noticed, replaced, and given up in the end."""
+
+import os
+import signal
+
+import pytest
+
+from tests.with_ray.test_kills import (
+    INCONCLUSIVE,
+    SEARCHERS,
+    command_of,
+    is_worker,
+    plan_of,
+    started,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+LONG_SECONDS, SHORT_SECONDS = 20, 3  # More and less than a worker's start takes.
+
+
+@pytest.fixture
+def audits(tmp_path):
+    """Starts audits by what their ``compute`` is, and ends what is left of them."""
+    made = []
+
+    def start(**compute):
+        plan = plan_of(SEARCHERS[0])
+        plan["compute"] |= compute
+        made.append(started(tmp_path / str(len(made)), plan))
+        return made[-1]
+
+    yield start
+    for audit in made:
+        audit.clear_away()
+
+
+def test_a_stopped_workers_trials_go_on_with_another_and_come_to_the_same_results(audits):
+    whole = audits().finish()
+    audit = audits(hang_seconds=LONG_SECONDS)
+    assert audit.wait_searching()
+    stopped = audit.workers()[0]
+
+    os.kill(stopped, signal.SIGSTOP)
+
+    assert audit.finish() == whole
+    hung = audit.events("trial_hung")
+    assert hung
+    assert all(event["seconds"] > LONG_SECONDS for event in hung)
+    assert f"The worker of {hung[0]['trial']} has completed no generation for" in audit.log()
+    assert not is_worker(stopped)
+
+
+def test_trials_that_hang_again_and_again_are_given_up_and_make_no_verdict(audits):
+    audit = audits(hang_seconds=SHORT_SECONDS, searches_per_trial=12)  # All of them in one.
+    audit.wait_searching()
+
+    while not audit.over():
+        for pid in audit.workers():
+            if command_of(pid).startswith("ray::ImplicitFunc.train"):  # Not one that only starts.
+                os.kill(pid, signal.SIGSTOP)
+        audit.sleep(0.2)
+
+    assert audit.process.returncode == INCONCLUSIVE, audit.log()
+    summary = audit.summary()
+    assert summary["trials"] == []
+    assert {trial["error"] for trial in summary["failed"]} == {
+        "worker lost after hanging; was it slow, raise compute.hang_seconds"
+    }

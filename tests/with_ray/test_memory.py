@@ -1,0 +1,50 @@
+"""Workers that run out of memory in the middle of an audit."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from tests.with_ray.test_audit import without_times
+from tests.with_ray.test_kills import INCONCLUSIVE, SEARCHERS, plan_of, started
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def audits(tmp_path):
+    """Starts audits, and ends what is left of them."""
+    made = []
+
+    def start():
+        made.append(started(tmp_path / str(len(made)), plan_of(SEARCHERS[0])))
+        return made[-1]
+
+    yield start
+    for audit in made:
+        audit.clear_away()
+
+
+def take_memory_from(pid):
+    """Leaves a process the memory it has."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    size = pages * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
+
+
+def test_trials_of_a_worker_without_memory_end_as_they_would_have_or_say_what_was_missing(audits):
+    whole = {trial["id"]: trial for trial in audits().finish()}
+    audit = audits()
+    assert audit.wait_searching()
+
+    for pid in audit.workers():
+        take_memory_from(pid)
+
+    audit.wait(lambda: False)
+    assert audit.process.returncode == INCONCLUSIVE, audit.log()
+    summary = audit.summary()
+    assert len(summary["trials"]) + len(summary["failed"]) == len(whole)
+    for trial in summary["trials"]:
+        assert without_times(trial) == whole[trial["id"]]
+    for trial in summary["failed"]:
+        assert "memory" in trial["error"].lower(), trial["error"]
