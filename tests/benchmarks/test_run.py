@@ -211,7 +211,7 @@ import sys
 for name in {hidden!r}:
     sys.modules[name] = None
 sys.path.insert(0, {str(ROOT)!r})
-from benchmarks import cases, quality_report, run, scale
+from benchmarks import cases, quality_report, run
 sys.exit(run.main({[*OBJECTIVE, "lenet/squared_l2"]!r}))
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
