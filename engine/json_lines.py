@@ -37,6 +37,23 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def read_on(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Returns the values from a byte on, and the byte that the next one will begin with.
+
+    Args:
+        path: A file that is there.
+        start: 0, or what an earlier call returned.
+    """
+    values = []
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if line.endswith(b"\n"):
+                values.append(json.loads(line))
+                start += len(line)
+    return values, start
+
+
 def _drop_torn_line(file: BinaryIO) -> None:
     """Cuts off a last line without its end; it was never confirmed to anyone."""
     size = file.seek(0, os.SEEK_END)

@@ -11,13 +11,14 @@ timestamps included, so that sending an event again changes nothing:
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from engine import json_lines
 from engine.errors import AuditError, InputError
 from engine.run_folder import RunFolder, write_json
 from engine.tracking.changes import AUDIT, Event, EventReader, RunChange
@@ -65,6 +66,23 @@ class Arrived:
     runs: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class _Log:
+    """The event log, as far as it has been read and sent.
+
+    Attributes:
+        reader: What it has said of runs.
+        events: How many events.
+        end: The byte behind them.
+        run: Name of the audit; empty before the first event.
+    """
+
+    reader: EventReader = field(default_factory=EventReader)
+    events: int = 0
+    end: int = 0
+    run: str = ""
+
+
 class MlflowTracker:
     """Sends the events of one run folder to one MLflow experiment, each exactly once.
 
@@ -86,6 +104,7 @@ class MlflowTracker:
         self._experiment = experiment
         self._client: Any = None
         self._experiment_id = ""
+        self._log: _Log | None = None  # Where the next sync goes on, after one without a failure.
 
     @property
     def shown_uri(self) -> str:
@@ -99,35 +118,48 @@ class MlflowTracker:
             TrackingError: The server cannot be reached or refuses; the next sync goes on.
             InputError: An artifact that the log lists is not a file of the run folder.
         """
-        events = list(self._folder.events())
-        if not events:
+        if not self._events_path.exists():
             return SyncReport(0, 0, 0, complete=False)
         with self._alone():
             arrived = self._load()
+            log, self._log = self._log, None
+            # Read from its beginning where something failed, or another process has sent some.
+            if log is None or self._client is None or log.events != arrived.events:
+                log = _Log()
+            events, log.end = json_lines.read_on(self._events_path, log.end)
+            log.run = log.run or _run_name(events)
+            if not log.run:
+                return SyncReport(0, 0, 0, complete=False)
             if self._client is None:
                 with self._explained():
-                    arrived = self._connect(arrived, _run_name(events))
-            return self._send_events(events, arrived)
+                    arrived = self._connect(arrived, log.run)
+            report = self._send_events(log, events, arrived)
+            self._log = log
+            return report
 
     def pending(self) -> tuple[int, int]:
         """Returns how many events have not arrived, of how many."""
         events = sum(1 for _ in self._folder.events())
         return max(0, events - self._load().events), events
 
-    def _send_events(self, events: list[dict[str, Any]], arrived: Arrived) -> SyncReport:
-        reader = EventReader()
-        reader.read(events[: arrived.events])
+    def _send_events(
+        self, log: _Log, events: Sequence[dict[str, Any]], arrived: Arrived
+    ) -> SyncReport:
+        """Sends those of the log's next events that have not arrived."""
+        known = arrived.events - log.events
+        log.reader.read(events[:known])
         metrics = 0
-        while arrived.events < len(events):
-            step = events[arrived.events : arrived.events + EVENTS_PER_STEP]
-            changes = reader.read(step)
+        for start in range(known, len(events), EVENTS_PER_STEP):
+            step = events[start : start + EVENTS_PER_STEP]
+            changes = log.reader.read(step)
             with self._explained():
-                self._create_runs(changes, arrived.runs, _run_name(events))
+                self._create_runs(changes, arrived.runs, log.run)
                 self._send_changes(changes, arrived.runs)
             arrived.events += len(step)
             self._save(arrived)
             metrics += sum(len(change.metrics) for change in changes.values())
-        return SyncReport(len(events), len(arrived.runs), metrics, reader.complete)
+        log.events += len(events)
+        return SyncReport(log.events, len(arrived.runs), metrics, log.reader.complete)
 
     def _connect(self, arrived: Arrived, run: str) -> Arrived:
         """Opens the experiment; returns what it really holds of the audit.
@@ -202,6 +234,10 @@ class MlflowTracker:
             self._client.log_artifact(run_id, str(path), None if parent == "." else parent)
 
     @property
+    def _events_path(self) -> Path:
+        return self._folder.path / "events.jsonl"
+
+    @property
     def _state_path(self) -> Path:
         return self._folder.path / "tracking.json"
 
@@ -221,7 +257,7 @@ class MlflowTracker:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keeps two processes from sending the same folder at once."""
-        with (self._folder.path / "events.jsonl").open("r+b") as file:
+        with self._events_path.open("r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -280,7 +316,8 @@ def _trial_name(trial: str, params: Mapping[str, str]) -> str:
 
 
 def _run_name(events: Iterable[Event]) -> str:
-    return next(str(event["run"]) for event in events if event["kind"] == "audit_started")
+    started = (str(event["run"]) for event in events if event["kind"] == "audit_started")
+    return next(started, "")
 
 
 def _read_entries(path: Path) -> list[dict[str, Any]]:

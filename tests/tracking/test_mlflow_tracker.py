@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from engine import json_lines
 from engine.errors import InfrastructureError, InputError
 from engine.run_folder import RunFolder
 from engine.tracking import MlflowTracker
@@ -234,6 +235,43 @@ def test_a_sync_that_fails_in_the_middle_goes_on_where_it_stopped(folder, store,
     assert set(store.runs()) == {None, "t0", "t1"}
     assert store.curve("t1", "loss") == [(20, 0.5), (30, 0.375), (40, 0.25)]
     assert store.curve("t1", "psnr") == [(20, 12.0), (40, 17.0)]
+
+
+def test_a_sync_reads_on_where_the_last_one_ended(folder, store, monkeypatch):
+    starts = []
+    read_on = json_lines.read_on
+
+    def watched(path, start):
+        starts.append(start)
+        return read_on(path, start)
+
+    monkeypatch.setattr(json_lines, "read_on", watched)
+    tracker = store.tracker(folder)
+    start(folder)
+    tracker.sync()
+    first = (folder.path / "events.jsonl").stat().st_size
+    run_trial(folder, "t0")
+    tracker.sync()
+    second = (folder.path / "events.jsonl").stat().st_size
+
+    assert tracker.sync().events == 4
+    assert starts == [0, first, second]
+    assert store.curve("t0", "loss") == [(20, 0.5), (30, 0.375), (40, 0.25)]
+
+
+def test_a_sync_begins_anew_where_another_one_has_sent_some(folder, store):
+    tracker = store.tracker(folder)
+    start(folder)
+    tracker.sync()
+    run_trial(folder, "t0")
+    store.tracker(folder).sync()
+    finish(folder)
+
+    report = tracker.sync()
+
+    assert report.complete
+    assert report.metrics == 1  # The one of the audit's end.
+    assert store.curve("t0", "loss") == [(20, 0.5), (30, 0.375), (40, 0.25)]
 
 
 def test_two_databases_each_get_everything(folder, store, tmp_path):
