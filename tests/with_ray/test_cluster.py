@@ -43,7 +43,7 @@ def folder():
 @pytest.fixture(scope="module")
 def cluster(folder):
     """A head node with a token of its own; yields its address and what a user on it has set."""
-    with head(folder) as address:
+    with head(folder) as (address, _):
         yield address, environment(folder)
 
 
@@ -64,8 +64,9 @@ def head(folder, cpus=2, **settings):
     options = f"--head --port={port} --dashboard-host=127.0.0.1 --include-dashboard=false"
     own = Path(tempfile.mkdtemp(dir=folder, prefix=""))
     words = [*options.split(), f"--temp-dir={own}", f"--num-cpus={cpus}"]
-    with ray_node([ray_command(), *ray_start(words)], own, **environment(folder), **settings):
-        yield f"127.0.0.1:{port}"
+    command = [ray_command(), *ray_start(words)]
+    with ray_node(command, own, **environment(folder), **settings) as node:
+        yield f"127.0.0.1:{port}", node
 
 
 @contextlib.contextmanager
@@ -85,7 +86,7 @@ def ray_node(command, folder, **environment):
             assert node.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield
+        yield node
     finally:
         # `ray stop` would stop every Ray of this machine; a node takes its own processes along.
         node.terminate()
@@ -186,7 +187,7 @@ def test_a_port_of_something_else_is_named_at_once(home):
 def test_a_cluster_of_another_ray_is_named_with_both_versions(home, folder):
     # As every process of that head sees it.
     (folder / "sitecustomize.py").write_text("import ray\nray.__version__ = '1.2.3'\n")
-    with head(folder, PYTHONPATH=str(folder)) as address:
+    with head(folder, PYTHONPATH=str(folder)) as (address, _):
         refused = launch(home, address, **environment(folder), RAY_AUTH_MODE="token")
 
     assert refused.returncode == INFRASTRUCTURE, refused.stderr
@@ -221,7 +222,7 @@ def test_an_audit_waits_for_machines_that_a_cluster_starts_when_they_are_needed(
     (home / "ray_bootstrap_config.yaml").write_text(json.dumps(growth))
     words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false"]
     mine = environment(folder) | {"RAY_AUTH_MODE": "token", "HOME": str(home)}
-    with head(folder, cpus=0) as address:
+    with head(folder, cpus=0) as (address, _):
         driver = subprocess.Popen(
             [sys.executable, "run.py", *words, "--address", address],
             cwd=home,

@@ -23,7 +23,7 @@ PLAN = {
     "name": "interrupted",
     "targets": 7,
     "controls": ["shuffled", "random_best"],
-    "attack": {"budget": 150},
+    "attack": {"budget": 600},  # So that it is not over while `leaktune stop` starts.
     "compute": {"workers": 1},
     "tracking": {"mlflow": False},
 }

@@ -46,6 +46,7 @@ class Audit:
 
     Attributes:
         home: Where the plan lies and runs are written.
+        options: Of the command line, besides.
         growing: Whether a generation was kept since the command started or a worker was killed.
         losses: By trial, how many workers it may have lost.
         kept: By trial, then by number of attempt: evaluations it was restored from, and all of
@@ -54,6 +55,7 @@ class Audit:
     """
 
     home: Path
+    options: tuple[str, ...] = ()
     process: subprocess.Popen = None
     growing: bool = False
     losses: Counter = field(default_factory=Counter)
@@ -71,7 +73,7 @@ class Audit:
         words = ["resume", self.run] if self.run else ["run", "--config", "plan.yaml"]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, LAUNCHER, *words],
+                [sys.executable, LAUNCHER, *words, *self.options],
                 cwd=self.home,
                 stdout=log,
                 stderr=log,
@@ -235,10 +237,10 @@ def audits(tmp_path):
         audit.clear_away()
 
 
-def started(home, plan):
+def started(home, plan, *options):
     home.mkdir(exist_ok=True)
     (home / "plan.yaml").write_text(yaml.safe_dump(plan))
-    audit = Audit(home)
+    audit = Audit(home, options)
     audit.start()
     return audit
 
