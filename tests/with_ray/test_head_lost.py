@@ -26,4 +26,4 @@ def test_an_audit_goes_on_on_a_new_cluster(tmp_path, folder, monkeypatch):
         audit.options = ("--address", address)
         audit.start()
         assert audit.finish() == whole
-    assert not audit.repeated()
+    assert audit.repeated().total() == 0
