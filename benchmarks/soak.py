@@ -102,8 +102,9 @@ def _figures(
 ) -> dict[str, Any]:
     total = len(summary["trials"])
     early = next(sample for sample in samples if sample.trials >= EARLY * total)
-    # A short audit may end between two looks.
+    # A short audit ends before it is looked at often.
     late = next((sample for sample in samples if sample.trials >= LATE * total), samples[-1])
+    between = max(1, late.trials - early.trials)
     ended = [event["time"] for event in events if event["kind"] == "trial_finished"]
     quarter = len(ended) // 4
     figures: dict[str, Any] = {
@@ -116,7 +117,7 @@ def _figures(
         before, after = getattr(early, who), getattr(late, who)
         figures |= {
             f"{who}_bytes": after[0],
-            f"{who}_bytes_per_trial": (after[0] - before[0]) / (late.trials - early.trials),
+            f"{who}_bytes_per_trial": (after[0] - before[0]) / between,
             f"{who}_files": [before[1], after[1]],
             f"{who}_threads": [before[2], after[2]],
         }
