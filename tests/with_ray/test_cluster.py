@@ -215,6 +215,26 @@ def test_storage_that_is_not_shared_is_named_with_its_machine(home, cluster):
     assert f"{socket.gethostname()} has no such folder" in line
 
 
+def test_other_versions_of_what_figures_depend_on_are_named_with_their_machine(
+    home, cluster, tmp_path_factory
+):
+    address, environment = cluster
+    other = tmp_path_factory.mktemp("other")
+    (other / "sitecustomize.py").write_text(
+        "import importlib.metadata as metadata\n"
+        "version = metadata.version\n"
+        "metadata.version = lambda name: '0.1' if name == 'torch' else version(name)\n"
+    )
+    command = [ray_command(), *ray_start([f"--address={address}", "--num-cpus=1"])]
+    with ray_node(command, home, **environment | {"PYTHONPATH": str(other)}):
+        refused = launch(home, address, **environment, RAY_AUTH_MODE="token")
+
+    assert refused.returncode == INFRASTRUCTURE, refused.stderr
+    (line,) = refused.stderr.splitlines()
+    assert "Expected torch " in line
+    assert f"got 0.1 on {socket.gethostname()}" in line
+
+
 def test_an_audit_waits_for_machines_that_a_cluster_starts_when_they_are_needed(home, folder):
     worker = {"max_workers": 2, "resources": {"CPU": 1}}
     kinds = {"head": {"max_workers": 0, "resources": {"CPU": 0}}, "worker": worker}
