@@ -138,7 +138,15 @@ def _run_remaining(
     remaining = [name for name in specs if name not in done]
     if not remaining:
         return
-    with stop_signals() as stopped, tuning.connect(address):
+
+    def last_words() -> None:
+        if driver.holds():
+            folder.append_event("audit_interrupted")
+        driver.end("stopped")
+        message = _interrupted(folder, len(finished_trials(folder, plan)), len(specs))
+        Console(stderr=True).print(message, style="red", markup=False, soft_wrap=True)
+
+    with stop_signals(last_words) as stopped, tuning.connect(address):
         if awaited := tuning.check_machines(plan.compute, folder.path):
             console.print(awaited, highlight=False)
         with view:
@@ -147,10 +155,16 @@ def _run_remaining(
     done = finished_trials(folder, plan)
     if len(done) + recorder.failures < len(specs):
         raise InterruptedAuditError(
-            f"Interrupted with {len(done)} of {len(specs)} trials done; nothing is lost. "
-            f"Finish it with: leaktune resume {folder.path}",
+            _interrupted(folder, len(done), len(specs)),
             exit_code=STOPPED_EXIT if signal.SIGTERM in stopped else 130,
         )
+
+
+def _interrupted(folder: RunFolder, done: int, trials: int) -> str:
+    return (
+        f"Interrupted with {done} of {trials} trials done; nothing is lost. "
+        f"Finish it with: leaktune resume {folder.path}"
+    )
 
 
 def _run_trials(

@@ -1,6 +1,7 @@
 """The driver of a run: the one process that writes to its folder, and how others may end it."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -23,6 +24,8 @@ from engine.lease import (
 
 LOOK_SECONDS: Final = 1.0
 STOPPED_EXIT: Final = 143
+# Schedulers kill ten to thirty seconds after SIGTERM; Tune takes three to five where Ray lives.
+LEAVE_SECONDS: Final = 8.0
 # By exit code; every other end is a failure.
 OUTCOMES: Final = {130: "interrupted", STOPPED_EXIT: "stopped"}
 # Unlike the monotonic clock, this one also counts while the whole machine is suspended.
@@ -141,17 +144,33 @@ def drive(run: Path, say: Callable[[str], None]) -> Iterator[Driver]:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[set[int]]:
+def stop_signals(last_words: Callable[[], None]) -> Iterator[set[int]]:
     """Ends the block at SIGINT or SIGTERM, as calmly as Tune can; yields the signals that came.
 
     SIGTERM becomes the SIGINT that Tune handles. While Ray connects, Tune does not handle SIGINT
     yet, and Ray answers SIGTERM with an exit of its own.
+
+    Who stops a job or a machine often sends SIGTERM to all its processes, Ray's too; Tune then
+    waits a minute for what is gone. So the process ends ``LEAVE_SECONDS`` after SIGTERM at the
+    latest, with exit code 143.
+
+    Args:
+        last_words: Called before the process ends like that, in another thread.
     """
     received: set[int] = set()
 
+    def leave() -> None:
+        last_words()
+        os._exit(STOPPED_EXIT)
+
+    timer = threading.Timer(LEAVE_SECONDS, leave)
+    timer.daemon = True
+
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
-        received.add(number)
+        if number not in received:
+            received.add(number)
+            timer.start()
         signal.raise_signal(signal.SIGINT)
 
     with _on_sigterm(forward):
@@ -161,6 +180,8 @@ def stop_signals() -> Iterator[set[int]]:
             received.add(signal.SIGINT)
         except SystemExit:
             received.add(signal.SIGTERM)
+        finally:
+            timer.cancel()
 
 
 @contextlib.contextmanager

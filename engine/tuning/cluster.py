@@ -16,7 +16,12 @@ import yaml
 from engine.errors import InfrastructureError
 from engine.plan_parts import ComputePlan
 
-REACH_SECONDS: Final = 8.0
+REACH_SECONDS: Final = 5.0
+# Ray speaks gRPC, and that HTTP/2: each side opens with settings, here none (RFC 9113, 3.4, 6.5).
+_HTTP2_SETTINGS: Final = b"\x04"
+_HTTP2_GREETING: Final = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
+)
 NEVER_SECONDS: Final = 10**9
 # A machine that does not answer for so long is not waited for: trials survive the loss of one.
 ROLL_CALL_SECONDS: Final = 10.0
@@ -85,10 +90,17 @@ def set_defaults() -> None:
 
 
 def _reach(address: str | None) -> None:
-    """Raises OSError if nothing listens at ``host:port``; Ray itself would try for minutes."""
+    """Raises OSError if no Ray listens at ``host:port``; Ray itself would try for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+    if not colon or not port.isdigit():
+        return
+    with socket.create_connection((host, int(port)), REACH_SECONDS) as there:
+        if "RAY_USE_TLS" in os.environ:  # Then it does not speak in clear.
+            return
+        there.sendall(_HTTP2_GREETING)
+        answer = there.recv(9, socket.MSG_WAITALL)
+    if answer[3:4] != _HTTP2_SETTINGS:
+        raise OSError("what listens there is not Ray, whose port is 6379 unless set")
 
 
 def _no_cluster(address: str | None, reason: str) -> InfrastructureError:

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -173,15 +175,33 @@ def test_a_wrong_address_is_named_at_once(address, home):
     assert time.monotonic() - started < 30
 
 
-def test_a_port_of_something_else_is_named_at_once(home):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        address = f"127.0.0.1:{other.getsockname()[1]}"
+@contextlib.contextmanager
+def silent():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def web():
+    """As Ray's own dashboard is, whose port is easily taken for the cluster's."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"), [(silent, "timed out"), (web, "what listens there is not Ray")]
+)
+def test_a_port_of_something_else_is_named_at_once(listen, why, home):
+    with listen() as port:
         started = time.monotonic()
 
-        refused = launch(home, address)
+        refused = launch(home, f"127.0.0.1:{port}")
 
-    assert_no_cluster(refused, address)
-    assert time.monotonic() - started < 45
+    assert_no_cluster(refused, f"127.0.0.1:{port}")
+    assert why in refused.stderr
+    assert time.monotonic() - started < 20
 
 
 def test_a_cluster_of_another_ray_is_named_with_both_versions(home, folder):

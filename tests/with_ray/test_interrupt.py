@@ -86,6 +86,11 @@ def terminate(process, run):
     process.send_signal(signal.SIGTERM)
 
 
+def terminate_all(process, run):
+    """As a scheduler does that stops a job, or a machine that shuts down: Ray's processes too."""
+    os.killpg(process.pid, signal.SIGTERM)
+
+
 def ask(process, run):
     code, out, err = finish(start(run.parent, "stop", run))
     assert code == 0, err
@@ -94,7 +99,9 @@ def ask(process, run):
     assert process.poll() is not None  # It waited for the end.
 
 
-@pytest.mark.parametrize(("stop", "expected"), [(interrupt, 130), (terminate, 143), (ask, 143)])
+@pytest.mark.parametrize(
+    ("stop", "expected"), [(interrupt, 130), (terminate, 143), (terminate_all, 143), (ask, 143)]
+)
 def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
     stop, expected, home, whole, tmp_path
 ):
@@ -104,10 +111,12 @@ def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
     while len(results_in(output)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     (run,) = output.iterdir()
+    asked = time.monotonic()
     stop(stopped, run)
 
     code, _, err = finish(stopped)
 
+    assert time.monotonic() - asked < 30  # Less than schedulers wait until they kill.
     kept = results_in(output)
     status = read_status(run)
     assert status.state == ("interrupted" if stop is interrupt else "stopped")
