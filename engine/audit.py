@@ -26,7 +26,7 @@ from engine.reporting import (
     several_attacks,
     table_rows,
 )
-from engine.run_folder import RunFolder, write_json
+from engine.run_folder import RunFolder, storing, write_json
 from engine.scoring.groups import summarise_groups
 from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.variants import is_attack, with_names
@@ -62,7 +62,8 @@ def start_audit(plan: Plan, text: str, parent: Path) -> tuple[RunFolder, Lab]:
         check_server(plan.tracking.uri, plan.tracking.experiment)  # If it is down, we go on.
     folder = RunFolder.create(parent, plan.name, plan=text, resolved=plan.to_dict())
     provenance, specs = collect_provenance(plan), trial_specs(plan)
-    write_json(folder.path / "provenance.json", provenance)
+    with storing(folder.path):
+        write_json(folder.path / "provenance.json", provenance)
     folder.append_event(
         "audit_started",
         run=folder.name,
@@ -106,6 +107,8 @@ def run_audit(
     _check_inputs(folder, plan)
     if lab is None:
         lab = check_plan(plan)
+        if damaged := folder.forget_damaged():
+            console.print(f"Damaged, so run again: {', '.join(damaged)}.", soft_wrap=True)
         folder.append_event("audit_resumed", done=len(finished_trials(folder, plan)))
     uploader = _start_tracking(folder, plan, console)
     try:
@@ -179,20 +182,11 @@ def _run_trials(
 def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
     """Writes summary, table and report from the results in the folder; returns the summary."""
     summary = summarise(folder, plan)
-    write_json(folder.path / "summary.json", summary)
-    _write_csv(folder.path / "metrics.csv", summary["trials"])
     images = _images(folder, summary, lab)
-    page = render_page(summary, images if plan.images.report else None)
-    (folder.path / "report" / "index.html").write_text(page, encoding="utf-8")
-    rows = table_rows(summary)
-    if several_attacks(rows):
-        drawn = draw_attacks(rows)
-        (folder.path / "report" / "attacks.svg").write_text(drawn, encoding="utf-8")
-    if plan.paper_table:
-        table = paper_markdown(summary)
-        (folder.path / "report" / "paper_table.md").write_text(table, encoding="utf-8")
-    if images is not None:
-        (folder.private / "montage.png").write_bytes(montage(summary, images))
+    with storing(folder.path):
+        _write_outcome(folder.path, plan, summary, images)
+        if images is not None:
+            (folder.private / "montage.png").write_bytes(montage(summary, images))
     folder.append_event(
         "audit_finished",
         verdict=summary["verdict"]["sentence"],
@@ -200,6 +194,25 @@ def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
         artifacts=_artifacts(plan),
     )
     return summary
+
+
+def _write_outcome(
+    run: Path,
+    plan: Plan,
+    summary: Mapping[str, Any],
+    images: Mapping[str, np.ndarray] | None,
+) -> None:
+    """Writes what everybody may see; images only where the plan asks for them."""
+    write_json(run / "summary.json", summary)
+    _write_csv(run / "metrics.csv", summary["trials"])
+    page = render_page(summary, images if plan.images.report else None)
+    (run / "report" / "index.html").write_text(page, encoding="utf-8")
+    rows = table_rows(summary)
+    if several_attacks(rows):
+        (run / "report" / "attacks.svg").write_text(draw_attacks(rows), encoding="utf-8")
+    if plan.paper_table:
+        table = paper_markdown(summary)
+        (run / "report" / "paper_table.md").write_text(table, encoding="utf-8")
 
 
 def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
@@ -251,7 +264,7 @@ def finished_trials(folder: RunFolder, plan: Plan) -> dict[str, dict[str, Any]]:
     return {
         spec.id: results[spec.id]
         for spec in trial_specs(plan)
-        if spec.id in results and results[spec.id]["spec"] == spec_hash(spec)
+        if spec.id in results and results[spec.id].get("spec") == spec_hash(spec)
     }
 
 

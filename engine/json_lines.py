@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,13 +28,11 @@ def append(path: Path, value: Mapping[str, Any], *, durable: bool = False) -> No
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the values in order; of no file none, and none of a last line without its end."""
+    """Yields the values in order; of no file none, and none of a line that a crash damaged."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+        yield from _values(file)
 
 
 def read_on(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
@@ -44,14 +42,27 @@ def read_on(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
         path: A file that is there.
         start: 0, or what an earlier call returned.
     """
-    values = []
     with path.open("rb") as file:
         file.seek(start)
-        for line in file:
-            if line.endswith(b"\n"):
-                values.append(json.loads(line))
-                start += len(line)
-    return values, start
+        lines = list(file)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    return list(_values(lines)), start + sum(map(len, lines))
+
+
+def _values(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yields the values of the lines that are whole.
+
+    What a process leaves behind is a last line without its end; a machine that lost its power may
+    have left anything.
+    """
+    for line in lines:
+        try:
+            value = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
 
 
 def _drop_torn_line(file: BinaryIO) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.history_file import remove_histories
 from engine.progress import ProgressView
-from engine.run_folder import RunFolder, write_json
+from engine.run_folder import RunFolder, storing, write_json
 from engine.trial import TrialSpec
 from engine.trial_record import to_metrics, to_params
 
@@ -66,17 +66,18 @@ class Recorder:
         """Keeps a trial's outcome: its images first, its result last, as that marks it finished."""
         if not self.holds():
             return
-        self.folder.save_images(trial, arrays["images"])
-        self.folder.save_losses(trial, np.asarray(arrays["losses"]), result["spec"])
-        self.folder.append_event(
-            "trial_finished",
-            trial=trial,
-            metrics=to_metrics(dict(result)),
-            trace=result["trace"],
-            matching=result["matching"],
-        )
-        write_json(self.folder.trial_folder(trial) / "result.json", result)
-        remove_histories(self.folder.trial_folder(trial))
+        with storing(self.folder.path):
+            self.folder.save_images(trial, arrays["images"])
+            self.folder.save_losses(trial, np.asarray(arrays["losses"]), result["spec"])
+            self.folder.append_event(
+                "trial_finished",
+                trial=trial,
+                metrics=to_metrics(dict(result)),
+                trace=result["trace"],
+                matching=result["matching"],
+            )
+            write_json(self.folder.trial_folder(trial) / "result.json", result)
+            remove_histories(self.folder.trial_folder(trial))
         self.view.finished(trial, result)
 
     def failed(self, trial: str, error: str, trace: str) -> None:

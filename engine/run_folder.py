@@ -1,5 +1,6 @@
 """The run folder: the system of record of an audit. See ``docs/run-folder.md``."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -39,17 +40,17 @@ class RunFolder:
         """
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         folder = cls(parent / f"{stamp}-{name}-{secrets.token_hex(3)}")
+        text = yaml.safe_dump(dict(resolved), sort_keys=False)
         try:
             (folder.path / "report").mkdir(parents=True)
+            (folder.path / "trials").mkdir()
+            folder.private.mkdir(mode=0o700)
+            (folder.path / "plan.yaml").write_text(plan, encoding="utf-8")
+            (folder.path / "plan.resolved.yaml").write_text(text, encoding="utf-8")
         except OSError as error:
             raise InfrastructureError(
                 f"Expected to make a run folder in {parent}, got: {error}. Use --output elsewhere."
             ) from error
-        (folder.path / "trials").mkdir()
-        folder.private.mkdir(mode=0o700)
-        (folder.path / "plan.yaml").write_text(plan, encoding="utf-8")
-        text = yaml.safe_dump(dict(resolved), sort_keys=False)
-        (folder.path / "plan.resolved.yaml").write_text(text, encoding="utf-8")
         return folder
 
     @classmethod
@@ -92,7 +93,8 @@ class RunFolder:
     def append_event(self, kind: str, **fields: Any) -> None:
         """Appends one event and waits until it is on disk."""
         event = {"time": time.time(), "kind": kind, **fields}
-        json_lines.append(self.path / "events.jsonl", event, durable=True)
+        with storing(self.path):
+            json_lines.append(self.path / "events.jsonl", event, durable=True)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yields the events in order; a last line cut off by a crash is left out."""
@@ -131,15 +133,56 @@ class RunFolder:
 
     def is_finished(self, trial: str, spec_hash: str) -> bool:
         """Whether the trial has a result, of the same spec."""
-        path = self.path / "trials" / trial / "result.json"
-        return path.is_file() and json.loads(path.read_text("utf-8")).get("spec") == spec_hash
+        result = _read_result(self.path / "trials" / trial / "result.json")
+        return result is not None and result.get("spec") == spec_hash
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """Returns the results of the finished trials by their ids."""
-        return {
-            path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        """Returns the results of the finished trials by their ids; damaged ones are none."""
+        found = {
+            path.parent.name: _read_result(path)
             for path in sorted(self.path.glob("trials/*/result.json"))
         }
+        return {trial: result for trial, result in found.items() if result is not None}
+
+    def forget_damaged(self) -> list[str]:
+        """Takes back the results of trials whose images a crash of the machine left damaged.
+
+        Images that are gone are no damage: ``private/`` may be emptied.
+
+        Returns:
+            The trials, which are to run again.
+        """
+        damaged = []
+        for trial in self.results():
+            try:
+                self.load_images(trial)
+            except FileNotFoundError:
+                continue
+            except (SafetensorError, KeyError):
+                (self.path / "trials" / trial / "result.json").unlink()
+                damaged.append(trial)
+        return damaged
+
+
+@contextlib.contextmanager
+def storing(run: Path) -> Iterator[None]:
+    """Raises InfrastructureError where the block cannot write to a run folder."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InfrastructureError(
+            f"Expected to write to the run folder, got: {error}. What was written before is kept. "
+            f"Make room or mend the storage, then finish it with: leaktune resume {run}"
+        ) from error
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """Returns a trial's result, None if there is none or a crash of the machine damaged it."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,11 +1,12 @@
 import json
 import math
+import os
 import stat
 
 import numpy as np
 import pytest
 
-from engine.errors import InputError
+from engine.errors import InfrastructureError, InputError
 from engine.run_folder import RunFolder, write_json
 
 LOSSES = np.array([0.5, 0.25, math.inf], dtype=np.float32)
@@ -74,6 +75,16 @@ def test_a_first_line_torn_by_a_crash_is_written_over(folder):
     assert [event["kind"] for event in folder.events()] == ["one"]
 
 
+@pytest.mark.parametrize("damaged", [b"\x00\x00\x00\n", b'{"kind": \n', b"\xff\n", b"7\n"])
+def test_a_line_damaged_in_the_middle_costs_itself_alone(folder, damaged):
+    folder.append_event("one")
+    with (folder.path / "events.jsonl").open("ab") as file:
+        file.write(damaged)
+    folder.append_event("two")
+
+    assert [event["kind"] for event in folder.events()] == ["one", "two"]
+
+
 def test_numbers_that_json_does_not_have_are_refused_and_nothing_is_written(folder):
     with pytest.raises(ValueError, match="JSON"):
         folder.append_event("bad", loss=math.nan)
@@ -126,6 +137,35 @@ def test_a_trial_is_finished_by_a_result_of_its_own_spec(folder):
     assert folder.is_finished("trial", "spec")
     assert not folder.is_finished("trial", "another")
     assert not folder.is_finished("never started", "spec")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\x00\x00", b"[1]"])
+def test_a_damaged_result_is_none(folder, content):
+    for trial in ("damaged", "whole"):
+        write_json(folder.trial_folder(trial) / "result.json", {"spec": "spec"})
+    (folder.trial_folder("damaged") / "result.json").write_bytes(content)
+
+    assert not folder.is_finished("damaged", "spec")
+    assert list(folder.results()) == ["whole"]
+
+
+def test_results_whose_images_are_damaged_are_taken_back_but_not_those_without_any(folder):
+    for trial in ("damaged", "gone", "whole"):
+        write_json(folder.trial_folder(trial) / "result.json", {"spec": "spec"})
+        folder.save_images(trial, np.zeros((1, 1, 2, 2), np.float32))
+    (folder.private / "gone.safetensors").unlink()
+    os.truncate(folder.private / "damaged.safetensors", 20)
+
+    assert folder.forget_damaged() == ["damaged"]
+    assert list(folder.results()) == ["gone", "whole"]
+    assert folder.forget_damaged() == []
+
+
+def test_what_cannot_be_written_is_said_with_how_to_go_on(folder):
+    (folder.path / "events.jsonl").mkdir()
+
+    with pytest.raises(InfrastructureError, match=r"Is a directory.*leaktune resume .*-mine-"):
+        folder.append_event("one")
 
 
 def test_an_existing_folder_is_opened_by_its_path(folder):

@@ -19,9 +19,7 @@ from engine.plan_parts import ComputePlan
 REACH_SECONDS: Final = 5.0
 # Ray speaks gRPC, and that HTTP/2: each side opens with settings, here none (RFC 9113, 3.4, 6.5).
 _HTTP2_SETTINGS: Final = b"\x04"
-_HTTP2_GREETING: Final = (
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
-)
+_HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
 NEVER_SECONDS: Final = 10**9
 # A machine that does not answer for so long is not waited for: trials survive the loss of one.
 ROLL_CALL_SECONDS: Final = 10.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import InfrastructureError
+from engine.errors import AuditError, InfrastructureError
 from engine.plan import Plan
 from engine.plan_parts import ComputePlan
 from engine.tuning.worker import work
@@ -113,10 +113,24 @@ def resources_of(compute: ComputePlan) -> dict[str, float]:
 
 
 def fit(tuner: Any) -> Any:
-    """Runs a tuner and returns its results; raises InfrastructureError if Tune itself fails."""
+    """Runs a tuner and returns its results.
+
+    Raises:
+        AuditError: What the listener raised.
+        InfrastructureError: If Tune itself fails.
+    """
     from ray import tune
 
     try:
         return tuner.fit()
     except tune.TuneError as error:
+        if own := _own(error):
+            raise own from None
         raise InfrastructureError(f"Ray Tune failed: {error}\n{traceback.format_exc()}") from error
+
+
+def _own(error: BaseException | None) -> AuditError | None:
+    """Returns the error of ours that Tune's was raised over, if it was one."""
+    while error is not None and not isinstance(error, AuditError):
+        error = error.__cause__ or error.__context__
+    return error

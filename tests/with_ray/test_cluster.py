@@ -204,16 +204,28 @@ def test_a_port_of_something_else_is_named_at_once(listen, why, home):
     assert time.monotonic() - started < 20
 
 
-def test_a_cluster_of_another_ray_is_named_with_both_versions(home, folder):
-    # As every process of that head sees it.
-    (folder / "sitecustomize.py").write_text("import ray\nray.__version__ = '1.2.3'\n")
+OTHER_PYTHON = """
+from ray._common.usage import usage_lib
+said = usage_lib._generate_cluster_metadata
+usage_lib._generate_cluster_metadata = lambda **words: said(**words) | {"python_version": "3.9.1"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "version"),
+    [("import ray\nray.__version__ = '1.2.3'\n", "Ray: 1.2.3"), (OTHER_PYTHON, "Python: 3.9.1")],
+)
+def test_a_cluster_of_another_ray_or_python_is_named_with_both_versions(
+    code, version, home, folder
+):
+    (folder / "sitecustomize.py").write_text(code)  # Every process of that head runs it first.
     with head(folder, PYTHONPATH=str(folder)) as (address, _):
         refused = launch(home, address, **environment(folder), RAY_AUTH_MODE="token")
 
     assert refused.returncode == INFRASTRUCTURE, refused.stderr
     (line,) = refused.stderr.splitlines()
     assert f"Expected the Ray and the Python of the cluster at '{address}', got others: " in line
-    assert "Ray: 1.2.3" in line
+    assert version in line
     assert "`ray submit`" in line
 
 
