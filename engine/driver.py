@@ -160,8 +160,10 @@ def stop_signals(last_words: Callable[[], None]) -> Iterator[set[int]]:
     received: set[int] = set()
 
     def leave() -> None:
-        last_words()
-        os._exit(STOPPED_EXIT)
+        try:
+            last_words()
+        finally:
+            os._exit(STOPPED_EXIT)
 
     timer = threading.Timer(LEAVE_SECONDS, leave)
     timer.daemon = True

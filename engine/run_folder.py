@@ -97,7 +97,7 @@ class RunFolder:
             json_lines.append(self.path / "events.jsonl", event, durable=True)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Yields the events in order; a last line cut off by a crash is left out."""
+        """Yields the events in order; lines that a crash damaged are left out."""
         yield from json_lines.read(self.path / "events.jsonl")
 
     def save_losses(self, trial: str, losses: np.ndarray, spec_hash: str) -> None:

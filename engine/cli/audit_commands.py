@@ -99,8 +99,8 @@ def validate(plan_file: Plan, overrides: Overrides = None) -> None:
 
 def report(run_folder: Run, output_format: Format = "text") -> None:
     """Write a finished audit's summary and report anew, and print its table."""
-    from engine.audit import conclude_audit
     from engine.lab import check_plan
+    from engine.outcome import conclude_audit
     from engine.plan import make_plan
     from engine.run_folder import RunFolder
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,8 @@ _HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2
 NEVER_SECONDS: Final = 10**9
 # A machine that does not answer for so long is not waited for: trials survive the loss of one.
 ROLL_CALL_SECONDS: Final = 10.0
+# What a machine that has just come has free is known a little later.
+SETTLING_SECONDS: Final = 3.0
 # What results depend on to the last bit.
 EQUAL: Final = ("leaktune", "torch")
 # What `ray up` writes on the head, with the resources of every kind of machine it may start.
@@ -133,7 +136,8 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
         folder: The run folder, which all machines must see; None if nothing is kept in one.
 
     Returns:
-        What the audit has to wait for, if no machine has that yet but the cluster starts such.
+        What the audit has to wait for: machines that the cluster has yet to start, or others who
+        occupy those it has.
 
     Raises:
         InfrastructureError: If no machine can ever run a trial; or some see another folder, or
@@ -146,9 +150,14 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
         [node["NodeID"] for node in nodes], None if folder is None else str(folder.absolute())
     )
     wanted = {"CPU": compute.cpus_per_trial, "GPU": compute.gpus_per_trial}
-    if any(_has(node["Resources"], wanted) for node in nodes):
-        return None
     asked = f"{wanted['CPU']} CPU and {wanted['GPU']:g} GPU for one trial"
+    if any(_has(node["Resources"], wanted) for node in nodes):
+        if not _are_occupied(wanted):
+            return None
+        return (
+            f"No machine of the cluster has {asked} free; waiting for others to end. "
+            "`ray status` on its head tells what they use."
+        )
     if _starts_such(wanted):
         return (
             f"No machine of the cluster has {asked} yet; waiting for it to start one. "
@@ -162,6 +171,18 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
         f"Expected a node with {asked}, the cluster has: {have}. "
         "Lower compute.cpus_per_trial or compute.gpus_per_trial, or add such a machine."
     )
+
+
+def _are_occupied(wanted: Mapping[str, float]) -> bool:
+    """Returns whether others use so much that all machines together have less left."""
+    import ray
+
+    until = time.monotonic() + SETTLING_SECONDS
+    while not _has(ray.available_resources(), wanted):
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _has(resources: Mapping[str, float], wanted: Mapping[str, float]) -> bool:

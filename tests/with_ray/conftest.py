@@ -5,6 +5,7 @@ import pytest
 from engine import tuning
 from engine.cli import main
 from engine.plan import make_plan
+from tests.with_ray.audits import SEARCHERS, plan_of, started
 
 SMALL = {
     "name": "small",
@@ -34,3 +35,19 @@ def ray_cluster():
 @pytest.fixture
 def small_plan():
     return make_plan(SMALL, source="test")
+
+
+@pytest.fixture
+def audits(tmp_path):
+    """Starts audits by their searcher and ``compute``, and ends what is left of them."""
+    made = []
+
+    def start(searcher=SEARCHERS[0], **compute):
+        plan = plan_of(searcher)
+        plan["compute"] |= compute
+        made.append(started(tmp_path / str(len(made)), plan))
+        return made[-1]
+
+    yield start
+    for audit in made:
+        audit.clear_away()

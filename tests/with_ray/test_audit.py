@@ -17,9 +17,8 @@ from engine.status import read_status
 from engine.trial import run_trial
 from engine.trial_record import spec_hash, to_record
 from engine.tuning.worker import prepare
+from tests.with_ray.audits import without_times
 from tests.with_ray.conftest import SMALL
-
-TIMED = ("wall_s", "candidates_per_s")
 
 
 def audit(plan, parent):
@@ -33,10 +32,6 @@ def keep_history(folder, spec, losses):
     """Leaves in a run folder what an interrupted search without details leaves there."""
     keeper = HistoryKeeper(folder.trial_folder(spec.id), spec_hash(spec), NOTHING)
     keeper.keep(Progress(len(losses), 0.0, None, losses))
-
-
-def without_times(record):
-    return {key: value for key, value in record.items() if key not in TIMED}
 
 
 @pytest.fixture(scope="module")

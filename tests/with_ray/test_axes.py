@@ -10,8 +10,8 @@ import yaml
 
 from engine.attacks.searchers import list_searchers
 from engine.run_folder import RunFolder
+from tests.with_ray.audits import without_times
 from tests.with_ray.conftest import leaktune
-from tests.with_ray.test_audit import without_times
 
 INCONCLUSIVE = 101  # As two targets always are.
 SEARCHERS, SEEDS = ("gauss_newton", "sepcma"), (4, 7)

@@ -21,7 +21,8 @@ from engine.status import read_status
 from engine.trial import run_trial
 from engine.trial_record import spec_hash
 from engine.tuning.worker import prepare
-from tests.with_ray.test_audit import audit, without_times
+from tests.with_ray.audits import without_times
+from tests.with_ray.test_audit import audit
 
 LAUNCHER = Path(engine.__file__).parent / "run.py"
 BUDGET = 12

@@ -275,13 +275,7 @@ def test_an_audit_waits_for_machines_that_a_cluster_starts_when_they_are_needed(
     words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false"]
     mine = environment(folder) | {"RAY_AUTH_MODE": "token", "HOME": str(home)}
     with head(folder, cpus=0) as (address, _):
-        driver = subprocess.Popen(
-            [sys.executable, "run.py", *words, "--address", address],
-            cwd=home,
-            env=mine,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        driver = drive(home, mine, *words, "--address", address)
         said = [driver.stdout.readline() for _ in range(2)]
         command = [ray_command(), *ray_start([f"--address={address}", "--num-cpus=1"])]
         with ray_node(command, home, **environment(folder)):
@@ -289,6 +283,52 @@ def test_an_audit_waits_for_machines_that_a_cluster_starts_when_they_are_needed(
 
     assert "No machine of the cluster has 1 CPU" in said[1]
     assert driver.returncode == INCONCLUSIVE
+
+
+OCCUPANT = """
+import ray
+ray.init(address="auto", log_to_driver=False)
+
+@ray.remote(num_cpus=2)
+class Occupant:
+    def is_there(self):
+        return True
+
+occupant = Occupant.remote()
+print(ray.get(occupant.is_there.remote()), flush=True)
+input()
+"""
+
+
+def test_an_audit_says_that_it_waits_for_others_who_use_the_cluster(home, folder):
+    words = ["run", "--config", "smoke.yaml", "--set", "tracking.mlflow=false"]
+    with head(folder, cpus=2) as (address, _):
+        mine = environment(folder) | {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": address}
+        occupant = subprocess.Popen(
+            [sys.executable, "-c", OCCUPANT],
+            env=mine,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert occupant.stdout.readline() == "True\n"
+        driver = drive(home, mine, *words, "--address", address)
+        said = [driver.stdout.readline() for _ in range(2)]
+        occupant.communicate("\n", timeout=60)
+        driver.communicate(timeout=200)
+
+    assert "has 1 CPU and 0 GPU for one trial free; waiting for others to end" in said[1]
+    assert driver.returncode == INCONCLUSIVE
+
+
+def drive(home, environment, *words):
+    return subprocess.Popen(
+        [sys.executable, "run.py", *words],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def assert_no_cluster(outcome, address):

@@ -13,6 +13,8 @@ from tests.conftest import build
 from tests.datasets.layouts import write_celeba_setup, write_imagenet_setup
 from tests.with_ray.conftest import leaktune
 
+pytestmark = pytest.mark.slow
+
 INCONCLUSIVE_EXIT = 101
 PAPER = Path(search_spaces.__file__).parent / "paper"
 
@@ -73,7 +75,6 @@ def test_imagenet_is_audited_to_the_end(ray_cluster, tmp_path):
     assert summary["plan"]["target_model"]["name"] == "resnet18"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["celeba-32", "imagenet-224"])
 @pytest.mark.parametrize("paper", ["table3", "figure8"])
@@ -94,7 +95,6 @@ def test_the_papers_tables_come_to_their_end(paper, name, ray_cluster, tmp_path)
     assert all(trial["evaluations"] == 8 for trial in summary["trials"])
 
 
-@pytest.mark.slow
 def test_imagenet_is_audited_with_a_trained_target_a_resnet50_and_lpips(ray_cluster, tmp_path):
     data = write_imagenet_setup(tmp_path / "data")
     (data / "lpips").mkdir()

@@ -5,34 +5,15 @@ import signal
 
 import pytest
 
-from tests.with_ray.test_kills import (
+from tests.with_ray.audits import (
     INCONCLUSIVE,
-    SEARCHERS,
     command_of,
     is_worker,
-    plan_of,
-    started,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG_SECONDS, SHORT_SECONDS = 20, 3  # More and less than a worker's start takes.
-
-
-@pytest.fixture
-def audits(tmp_path):
-    """Starts audits by what their ``compute`` is, and ends what is left of them."""
-    made = []
-
-    def start(**compute):
-        plan = plan_of(SEARCHERS[0])
-        plan["compute"] |= compute
-        made.append(started(tmp_path / str(len(made)), plan))
-        return made[-1]
-
-    yield start
-    for audit in made:
-        audit.clear_away()
 
 
 def test_a_stopped_workers_trials_go_on_with_another_and_come_to_the_same_results(audits):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.with_ray.audits import SEARCHERS, kill, plan_of, processes_of, started
 from tests.with_ray.test_cluster import environment, folder, head
-from tests.with_ray.test_kills import SEARCHERS, kill, plan_of, processes_of, started
 
 __all__ = ["folder"]  # The fixture.
 

@@ -4,21 +4,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
-import engine
 from engine.status import read_status
-from tests.with_ray.test_audit import without_times
+from tests.with_ray.audits import INCONCLUSIVE, finish, start, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LAUNCHER = Path(engine.__file__).parent / "run.py"
 PLAN = {
     "name": "interrupted",
     "targets": 7,
@@ -28,7 +23,6 @@ PLAN = {
     "tracking": {"mlflow": False},
 }
 TRIALS = 21
-INCONCLUSIVE = 101
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +31,6 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     (folder / "plan.yaml").write_text(yaml.safe_dump(PLAN))
     return folder
-
-
-def start(home, *words):
-    """Starts a command in a process group of its own, as a shell does."""
-    return subprocess.Popen(
-        [sys.executable, LAUNCHER, *words],
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process):
-    """Returns exit code and output; ends whatever the command left behind."""
-    try:
-        out, err = process.communicate(timeout=200)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, out, err
 
 
 def summary_of(run):
@@ -72,7 +44,7 @@ def results_in(output):
 @pytest.fixture(scope="module")
 def whole(home):
     """The same plan, run without interruption."""
-    code, _, err = finish(start(home, "run", "--config", "plan.yaml", "--output", "whole"))
+    code, _, err = finish(start("run", "--config", "plan.yaml", "--output", "whole", home=home))
     assert code in (0, INCONCLUSIVE), err
     (run,) = (home / "whole").iterdir()
     return summary_of(run)
@@ -92,7 +64,7 @@ def terminate_all(process, run):
 
 
 def ask(process, run):
-    code, out, err = finish(start(run.parent, "stop", run))
+    code, out, err = finish(start("stop", run))
     assert code == 0, err
     assert f"process {process.pid}, has ended" in out
     assert f"Go on with: leaktune resume {run}" in out
@@ -106,7 +78,7 @@ def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
     stop, expected, home, whole, tmp_path
 ):
     output = tmp_path / "runs"
-    stopped = start(home, "run", "--config", "plan.yaml", "--output", str(output))
+    stopped = start("run", "--config", "plan.yaml", "--output", output, home=home)
     deadline = time.monotonic() + 120
     while len(results_in(output)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -128,7 +100,7 @@ def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
     assert 2 <= len(kept) < TRIALS
     before = {name: (run / "trials" / name / "result.json").stat().st_mtime_ns for name in kept}
 
-    code, _, err = finish(start(home, "resume", str(run)))
+    code, _, err = finish(start("resume", run))
 
     assert code in (0, INCONCLUSIVE), err
     for name, modified in before.items():
@@ -145,7 +117,7 @@ def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
 @pytest.mark.parametrize("stop", [terminate, ask])
 def test_an_audit_stopped_while_ray_starts_can_be_resumed(stop, home, tmp_path):
     output = tmp_path / "runs"
-    stopped = start(home, "run", "--config", "plan.yaml", "--output", str(output))
+    stopped = start("run", "--config", "plan.yaml", "--output", output, home=home)
     deadline = time.monotonic() + 60
     while not list(output.glob("*/events.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)

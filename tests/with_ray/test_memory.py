@@ -5,24 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.with_ray.test_audit import without_times
-from tests.with_ray.test_kills import INCONCLUSIVE, SEARCHERS, plan_of, started
+from tests.with_ray.audits import INCONCLUSIVE, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture
-def audits(tmp_path):
-    """Starts audits, and ends what is left of them."""
-    made = []
-
-    def start():
-        made.append(started(tmp_path / str(len(made)), plan_of(SEARCHERS[0])))
-        return made[-1]
-
-    yield start
-    for audit in made:
-        audit.clear_away()
 
 
 def take_memory_from(pid):

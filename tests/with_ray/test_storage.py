@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,13 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import engine
 from engine.errors import InfrastructureError
-from tests.with_ray.test_audit import without_times
+from tests.with_ray.audits import INCONCLUSIVE, finish, start, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LAUNCHER = Path(engine.__file__).parent / "run.py"
 STORAGE = Path(__file__).with_name("faulty_storage.py")
 PLAN = {
     "name": "stored",
@@ -31,7 +28,6 @@ PLAN = {
     "tracking": {"mlflow": False},
 }
 ROOM, MORE_ROOM = "300k", "64m"
-INCONCLUSIVE = 101
 
 needs_root = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="only root of a Linux mounts"
@@ -44,25 +40,6 @@ def plan(tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "plan.yaml"
     path.write_text(yaml.safe_dump(PLAN))
     return path
-
-
-def start(*words):
-    return subprocess.Popen(
-        [sys.executable, LAUNCHER, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process):
-    try:
-        out, err = process.communicate(timeout=300)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, out, err
 
 
 def outcome_of(run):

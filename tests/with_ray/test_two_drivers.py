@@ -16,7 +16,7 @@ import engine
 from engine.lease import last_number
 from engine.run_folder import RunFolder
 from engine.status import read_status
-from tests.with_ray.test_audit import without_times
+from tests.with_ray.audits import without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

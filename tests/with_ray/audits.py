@@ -1,0 +1,254 @@
+"""Audits as commands of their own, what is seen of their folders, and what may happen to them."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+import engine
+from engine.history_file import FORMAT, _records
+
+LAUNCHER = Path(engine.__file__).parent / "run.py"
+SEARCHERS = ("gauss_newton", "nevergrad:DiagonalCMA")
+LOSSES_OF_A_TRIAL = 3  # Workers a trial may lose.
+TIMED = ("wall_s", "candidates_per_s")
+INCONCLUSIVE = 101
+PATIENCE_SECONDS = 240
+
+
+def plan_of(searcher):
+    return {
+        "name": "killed",
+        "targets": 6,
+        "controls": [],
+        "attack": {"searcher": searcher, "budget": 4000},
+        "compute": {"workers": 2, "searches_per_trial": 2},
+        "tracking": {"mlflow": False},
+    }
+
+
+def start(*words, home=None):
+    """Starts a command in a process group of its own, as a shell does."""
+    return subprocess.Popen(
+        [sys.executable, LAUNCHER, *map(str, words)],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    """Returns exit code and output; ends whatever the command left behind."""
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, out, err
+
+
+def without_times(record):
+    """Returns a trial's record without what no two runs have in common: seconds."""
+    return {key: value for key, value in record.items() if key not in TIMED}
+
+
+def started(home, plan, *options):
+    home.mkdir(exist_ok=True)
+    (home / "plan.yaml").write_text(yaml.safe_dump(plan))
+    audit = Audit(home, options)
+    audit.start()
+    return audit
+
+
+@dataclass
+class Audit:
+    """A command that runs an audit, in a session of its own, and what is seen of its folder.
+
+    Attributes:
+        home: Where the plan lies and runs are written.
+        options: Of the command line, besides.
+        growing: Whether a generation was kept since the command started or a worker was killed.
+        losses: By trial, how many workers it may have lost.
+        kept: By trial, then by number of attempt: evaluations it was restored from, and all of
+            those in its history.
+        seen: Ids of its processes, some of them ended.
+    """
+
+    home: Path
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen = None
+    growing: bool = False
+    losses: Counter = field(default_factory=Counter)
+    kept: dict = field(default_factory=dict)
+    seen: set = field(default_factory=set)
+
+    @property
+    def run(self):
+        """The run folder, once it is there."""
+        return next((path.parent for path in self.home.glob("runs/*/events.jsonl")), None)
+
+    def start(self):
+        """Starts the audit, or resumes it where there is a run folder."""
+        self.growing = False
+        words = ["resume", self.run] if self.run else ["run", "--config", "plan.yaml"]
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, LAUNCHER, *words, *self.options],
+                cwd=self.home,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def over(self):
+        """Whether the command has ended; notes what the histories hold."""
+        for path in self.home.glob("runs/*/trials/*/history-*.bin"):
+            try:
+                counts = evaluations_in(path)
+            except OSError:
+                continue  # The trial has just finished.
+            if counts:
+                attempts = self.kept.setdefault(path.parent.name, {})
+                before, attempts[path.name] = attempts.get(path.name), (counts[0], sum(counts))
+                self.growing |= before != attempts[path.name]
+        return self.process.poll() is not None
+
+    def wait(self, condition):
+        """Waits for a condition or the end of the command; returns whether it came to it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self.over() and not condition():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.03)
+        return condition()
+
+    def sleep(self, seconds):
+        until = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() >= until)
+
+    def wait_started(self):
+        """Waits for the run folder."""
+        return self.wait(lambda: self.run)
+
+    def wait_searching(self):
+        """Waits until a generation is kept."""
+        return self.wait(lambda: self.growing)
+
+    def kill_driver(self, *, alone):
+        """Kills the command, alone or with all its processes."""
+        family = processes_of(self.process.pid)
+        self.seen.update(family)
+        kill(family[:1] if alone else family)
+        self.process.wait()
+        self.over()
+
+    def kill_worker(self, rng):
+        """Kills a worker, if every trial under way may lose one; returns whether it did."""
+        workers = self.workers()
+        done = {event["trial"] for event in self.events("trial_finished")}
+        under_way = {event["trial"] for event in self.events("trial_started")} - done
+        if (
+            not workers
+            or max((self.losses[trial] for trial in under_way), default=0) == LOSSES_OF_A_TRIAL
+        ):
+            return False
+        self.growing = False
+        self.losses.update(under_way)
+        kill([rng.choice(workers)])
+        return True
+
+    def workers(self):
+        """Returns the ids of its workers' processes."""
+        family = processes_of(self.process.pid)
+        self.seen.update(family)
+        return [pid for pid in family if is_worker(pid)]
+
+    def clear_away(self):
+        """Ends what is left of its processes."""
+        kill(processes_of(self.process.pid) if self.process.poll() is None else [])
+        kill(pid for pid in self.seen if "ray" in command_of(pid))
+
+    def assert_kept_what_was_reported(self):
+        reported = {e["trial"]: e["evaluations"] for e in self.events("trial_progress")}
+        for trial, attempts in self.kept.items():
+            most = max(total for _, total in attempts.values())
+            assert most >= reported.get(trial, 0), (trial, attempts, reported)
+
+    def events(self, kind):
+        lines = (self.run / "events.jsonl").read_text().splitlines() if self.run else []
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        return [event for event in events if event["kind"] == kind]
+
+    def log(self):
+        return (self.home / "log").read_text()
+
+    def finish(self):
+        """Waits for the end; returns the trials without their times."""
+        self.wait(lambda: False)
+        assert self.process.returncode in (0, INCONCLUSIVE), self.log()
+        summary = self.summary()
+        assert summary["failed"] == [], self.log()
+        return [without_times(trial) for trial in summary["trials"]]
+
+    def summary(self):
+        return json.loads((self.run / "summary.json").read_text())
+
+    def repeated(self):
+        """Counts the recorded evaluations that an attempt did again, by trial."""
+        again = Counter()
+        for trial, attempts in self.kept.items():
+            numbered = [attempts[name] for name in sorted(attempts)]
+            for (_, before), (restored, _) in itertools.pairwise(numbered):
+                again[trial] += max(0, before - restored)
+        return again
+
+
+def evaluations_in(path):
+    """Returns how many evaluations each record of a history has; the first was restored."""
+    head, _, records = path.read_bytes().partition(b"\n")
+    assert head.startswith(FORMAT.encode()[: len(head)])
+    return [len(record.losses) for record in _records(memoryview(records))]
+
+
+def processes_of(pid):
+    """Returns the ids of a process and of all its descendants."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def is_worker(pid):
+    return command_of(pid).startswith("ray::ImplicitFunc")
+
+
+def kill(pids):
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
