@@ -18,6 +18,8 @@ CONTROL_NAMES: Final = {
 }
 # Images side by side, however many of them a client has.
 MAX_COLUMNS = 10
+# Lines of single searches in a figure: more are no picture any more, and a page that nobody opens.
+MAX_RUNS: Final = 60
 
 # On a narrower range a logarithmic axis looks like a linear one, with worse ticks.
 LOG_FROM = 3
@@ -31,8 +33,8 @@ class Curve:
 
     Attributes:
         name: What the vertical axis shows.
-        runs: Points ``(evaluations, value)`` of each search.
-        median: Points of the median over the searches.
+        runs: Points ``(evaluations, value)`` of each search, or of some spread over all of them.
+        median: Points of the median over all searches.
         log: Whether the vertical axis is logarithmic.
         floor: Value of ``prior_only``, where there is one to compare with.
         ceiling: Value of the ``oracle``, likewise.
@@ -84,15 +86,20 @@ def curves_of(summary: Mapping[str, Any], row: TableRow) -> list[Curve]:
     values = [value for run in losses for _, value in run]
     log = min(values) > 0 and max(values) > LOG_FROM * min(values)
     return [
-        Curve(name="matching loss", runs=losses, median=median_of(losses), log=log),
+        Curve(name="matching loss", runs=_spread(losses), median=median_of(losses), log=log),
         Curve(
             name="PSNR, dB",
-            runs=psnrs,
+            runs=_spread(psnrs),
             median=median_of(psnrs),
             floor=row.prior_only,
             ceiling=row.oracle,
         ),
     ]
+
+
+def _spread(runs: Sequence[Points]) -> Sequence[Points]:
+    """Returns all runs, or as many as a figure takes, by their order and never by their values."""
+    return runs[:: math.ceil(len(runs) / MAX_RUNS)]
 
 
 def median_of(runs: Sequence[Points]) -> Points:

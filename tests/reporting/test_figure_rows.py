@@ -19,6 +19,21 @@ def test_curves_show_loss_and_psnr_between_floor_and_ceiling(summary):
     assert (psnr.floor, psnr.ceiling, psnr.log) == (10.42, 21.64, False)
 
 
+@pytest.mark.parametrize(("searches", "drawn"), [(60, 60), (61, 31), (1000, 59)])
+def test_of_many_searches_some_are_drawn_and_all_count_for_the_median(searches, drawn, summary):
+    row = table_rows(summary)[0]
+    one = next(trial for trial in summary["trials"] if trial["attack"] == "ggl")
+    summary["trials"] = [
+        one | {"trace": [[1, 1.0 + number, 9.0]], "target": number} for number in range(searches)
+    ]
+
+    loss, psnr = curves_of(summary, row)
+
+    assert len(loss.runs) == len(psnr.runs) == drawn
+    assert loss.runs[1] == [(1, 1.0 + -(-searches // 60))]
+    assert loss.median == [(1, (searches + 1) / 2)]
+
+
 def test_losses_of_either_sign_or_in_a_narrow_range_get_a_linear_axis(summary):
     row = table_rows(summary)[0]
     trials = [trial for trial in summary["trials"] if trial["attack"] == "ggl"]
