@@ -24,7 +24,7 @@ from engine.scoring.variants import is_attack, with_names
 from engine.scoring.verdict import judge
 from engine.threat_card import threat_card
 from engine.trial import Lab
-from engine.trial_record import searcher_of, spec_hash
+from engine.trial_record import place_of, spec_hash
 
 
 def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
@@ -72,16 +72,7 @@ def summarise(folder: RunFolder, plan: Plan) -> dict[str, Any]:
         if event["kind"] == "trial_failed"
     }
     failed = [
-        {
-            "id": spec.id,
-            "defense": spec.defense_label,
-            "attack": spec.attack,
-            "of": spec.of or None,
-            "searcher": searcher_of(spec),
-            "target": spec.target,
-            "seed": spec.seed,
-            "error": errors[spec.id],
-        }
+        {"id": spec.id, **place_of(spec), "error": errors[spec.id]}
         for spec in trial_specs(plan)
         if spec.id not in results and spec.id in errors
     ]

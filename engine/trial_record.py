@@ -21,18 +21,25 @@ def searcher_of(spec: TrialSpec) -> str | None:
     return spec.settings.searcher if spec.searches else None
 
 
-def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
-    """Returns a trial as ``docs/run-folder.md`` describes it, without its arrays."""
-    searched = result.evaluations > 0
+def place_of(spec: TrialSpec) -> dict[str, Any]:
+    """Returns where in the audit a trial belongs, as ``docs/run-folder.md`` describes it."""
     return {
-        "id": spec.id,
-        "spec": spec_hash(spec),
         "defense": spec.defense_label,
         "attack": spec.attack,
         "of": spec.of or None,
         "searcher": searcher_of(spec),
         "target": spec.target,
         "seed": spec.seed,
+    }
+
+
+def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
+    """Returns a trial as ``docs/run-folder.md`` describes it, without its arrays."""
+    searched = result.evaluations > 0
+    return {
+        "id": spec.id,
+        "spec": spec_hash(spec),
+        **place_of(spec),
         "loss": result.loss,
         "evaluations": result.evaluations,
         "cut_short": searched and result.evaluations < spec.budget,
