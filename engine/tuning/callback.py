@@ -1,16 +1,17 @@
 """Translates Ray Tune's callbacks into what a listener hears."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from ray.tune import Callback
 
+from engine.tuning.fan_out import WORKER_LOSSES, Listener
 from engine.tuning.silence import Silences
 from engine.tuning.worker import News, for_want_of_memory
 
-if TYPE_CHECKING:
-    from engine.tuning.fan_out import Listener
+LOOK_AT_ALL_SECONDS: Final = 1.0  # Going through thousands of trials takes a few milliseconds.
 
 
 class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
@@ -18,14 +19,17 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
 
     Attributes:
         over: Those that finished or failed.
+        missed: Those that have to be run again, since they never came to a worker.
 
     Args:
         listener: Hears of every trial.
     """
 
-    def __init__(self, listener: "Listener") -> None:
+    def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self.over: set[str] = set()
+        self.missed: set[str] = set()
+        self._times_missed: Counter[str] = Counter()
         self._hung: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,8 +54,12 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
                 self._tell(name, news)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's workers were lost too often."""
+        """A trial's workers were lost too often, or one before the trial was handed over to it."""
         for name in self._waiting(trial):
+            self._times_missed[name] += 1
+            if never_handed_over(trial) and self._times_missed[name] <= WORKER_LOSSES:
+                self.missed.add(name)
+                continue
             self.over.add(name)
             error = trial.get_error()
             self._listener.failed(name, self._reason(name, error), str(error))
@@ -84,6 +92,22 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
                 self._listener.unsaved(name, news["unsaved"])
 
 
+def is_handed_over(trial: Any) -> bool:
+    """Whether a worker that ended another trial is being made ready for this one.
+
+    Tune has given it the worker by then, and does not count it as running yet.
+    """
+    return bool(trial.status == trial.PENDING and trial.temporary_state.ray_actor is not None)
+
+
+def never_handed_over(trial: Any) -> bool:
+    """Whether a trial that Tune gave up lost its worker while that was being made ready for it.
+
+    Tune gives such a trial up at once, whatever number of losses it may have.
+    """
+    return bool(trial.should_recover())
+
+
 class HangCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
     """Kills the workers of trials that are silent for too long; Tune then starts the trials again.
 
@@ -95,6 +119,7 @@ class HangCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
     def __init__(self, patience: float | None, on_hung: Callable[[Any, float], None]) -> None:
         self._silences = Silences(patience)
         self._on_hung = on_hung
+        self._next_look_at_all = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves everything out of what Tune pickles, which nobody resumes from."""
@@ -126,11 +151,36 @@ class HangCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
         """Tune looked for news, ten times a second or more often."""
         import ray
 
-        for trial, seconds in self._silences.look(time.monotonic()).items():
+        now = time.monotonic()
+        if now >= self._next_look_at_all:
+            self._next_look_at_all = now + LOOK_AT_ALL_SECONDS
+            for trial in filter(is_handed_over, trials):
+                self._silences.expect(trial)
+        for trial, seconds in self._silences.look(now).items():
             self._on_hung(trial, seconds)
             worker = trial.temporary_state.ray_actor
             if worker is not None:  # None where it has just ended.
                 ray.kill(worker)
+
+
+class LossCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
+    """Tells of trials whose workers were lost too often.
+
+    Args:
+        on_lost: Called for each.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost = on_lost
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the callable out of what Tune pickles, which nobody resumes from."""
+        return {}
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's workers were lost too often, or one before the trial was handed over to it."""
+        if not never_handed_over(trial):
+            self._on_lost()
 
 
 class DoneCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,16 +21,12 @@ from engine.trial import Lab, Outcome, TrialSpec, knowledge_of, search_seed
 from engine.trial_candidates import Problem, conclude_trial, problem_of
 from engine.trial_record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
-from engine.tuning.fan_out import (
-    WORKER_LOSSES,
-    Listener,
-    fit,
-    resources_of,
-    run_trials,
-)
+from engine.tuning.fan_out import WORKER_LOSSES, Listener, fit, resources_of, run_trials
 from engine.tuning.worker import news_of, news_of_error, prepare
 from search_spaces.latent import LatentSpace
 from search_spaces.native import to_points, to_tune
+
+AS_MANY_AS_PROPOSED: Final = -1
 
 
 def run_candidates(
@@ -69,8 +65,7 @@ def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, l
         space = space_to_check(spec.settings, knowledge_of(spec, lab))
         proposals = _propose(spec, space, log, listener)
         if proposals.failure is None and not log.known.all():
-            left = int((~log.known).sum())
-            _evaluate(plan, spec, space, proposals, left=left, listener=listener)
+            _evaluate(plan, spec, space, proposals, listener)
         if proposals.failure is None and not log.known.all():
             return False
         if proposals.failure is not None:
@@ -110,18 +105,12 @@ def _propose(spec: TrialSpec, space: LatentSpace, log: CandidateLog, listener: L
 
 
 def _evaluate(
-    plan: Plan,
-    spec: TrialSpec,
-    space: LatentSpace,
-    proposals: Any,
-    *,
-    left: int,
-    listener: Listener,
+    plan: Plan, spec: TrialSpec, space: LatentSpace, proposals: Any, listener: Listener
 ) -> None:
-    """Has the ``left`` candidates whose loss is not known evaluated, each in a Tune trial."""
+    """Has the candidates whose loss is not known evaluated, each in a Tune trial."""
     from ray import tune
 
-    from engine.tuning.callback import HangCallback
+    from engine.tuning.callback import HangCallback, LossCallback
     from engine.tuning.scheduler import InOrder
 
     hangs = HangCallback(
@@ -140,7 +129,7 @@ def _evaluate(
                 mode="min",
                 search_alg=proposals,
                 scheduler=InOrder(),
-                num_samples=left,
+                num_samples=AS_MANY_AS_PROPOSED,
                 max_concurrent_trials=plan.compute.workers,
                 reuse_actors=True,
                 trial_name_creator=str,
@@ -151,7 +140,7 @@ def _evaluate(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-                callbacks=[hangs],
+                callbacks=[hangs, LossCallback(proposals.lose)],
             ),
         )
         fit(tuner)

@@ -5,15 +5,19 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import AuditError, InfrastructureError
 from engine.plan import Plan
 from engine.plan_parts import ComputePlan
 from engine.tuning.worker import work
 
+if TYPE_CHECKING:
+    from engine.tuning.callback import ListenerCallback
+
 # A trial whose worker was lost is started again, from its saved history, until Tune has counted so
-# many losses; a worker that it was waiting for two things of, it counts twice.
+# many losses; a worker that it was waiting for two things of, it counts twice. One whose worker
+# was lost before it had the trial is run again as often, for that Tune does not do.
 WORKER_LOSSES = 6
 
 
@@ -56,12 +60,26 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
         folder: The run folder. A worker that can write to it saves unfinished searches there.
         listener: Hears of every trial, in this process.
     """
+    from engine.tuning.callback import ListenerCallback
+
+    callback, waiting = ListenerCallback(listener), list(trials)
+    while waiting:
+        callback.missed.clear()
+        _run(plan, waiting, folder, callback)
+        if not callback.over | callback.missed >= set(trials):
+            return False
+        waiting = [trial for trial in waiting if trial in callback.missed]
+    return True
+
+
+def _run(plan: Plan, trials: Sequence[str], folder: Path, callback: "ListenerCallback") -> None:
+    """Gives every trial to a worker once; those that missed theirs are in ``callback.missed``."""
     from ray import tune
 
-    from engine.tuning.callback import HangCallback, ListenerCallback
+    from engine.tuning.callback import HangCallback
     from engine.tuning.scheduler import InOrder
 
-    callback, carried = ListenerCallback(listener), _carried(trials, plan.compute)
+    carried = _carried(trials, plan.compute)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(
@@ -87,7 +105,6 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
             ),
         )
         fit(tuner)
-    return callback.over >= set(trials)
 
 
 def _carried(trials: Sequence[str], compute: ComputePlan) -> list[list[str]]:

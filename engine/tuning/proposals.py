@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 
 from engine.attacks.search import tellable
 from engine.tuning.candidate_log import CandidateLog
+from engine.tuning.fan_out import WORKER_LOSSES
 
 METRIC: Final = "loss"
 MODE: Final = "min"
@@ -56,6 +57,7 @@ class Proposals(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
         self._told = 0
         self._waiting: deque[int] = deque()
         self._handed_out: dict[str, int] = {}
+        self._missed: Counter[int] = Counter()
         self._next_progress = time.monotonic() + PROGRESS_SECONDS
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class Proposals(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
             self.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
 
     def suggest(self, trial_id: str) -> Any:
-        if self.failure is not None:
+        if self.failure is not None or self._log.known.all():
             return Searcher.FINISHED
         if not self._waiting:
             return None
@@ -94,13 +96,20 @@ class Proposals(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
     ) -> None:
         candidate = self._handed_out.pop(trial_id)
         if error:
-            self.fail("worker lost", f"Candidate {candidate} was begun too often.")
+            self._waiting.appendleft(candidate)
+            self._missed[candidate] += 1
+            if self._missed[candidate] > WORKER_LOSSES:
+                self.lose()
         elif result and "error" in result:
             self.fail(result["error"], result["traceback"])
         elif result and METRIC in result:  # Not so where the user stopped it.
             self._log.add(candidate, result[METRIC])
             self._report_progress()
             self.advance()
+
+    def lose(self) -> None:
+        """Ends the search because the workers of a candidate were lost too often."""
+        self.fail("worker lost", f"Candidate {self._waiting[0]} was begun too often.")
 
     def fail(self, error: str, trace: str) -> None:
         """Ends the search for a reason; the first one counts."""

@@ -28,6 +28,10 @@ class Silences:
         """Notes a sign of life, of a trial that just starts or goes on."""
         self._silent[trial] = 0.0
 
+    def expect(self, trial: Any) -> None:
+        """Notes that signs of life of a trial are due from now on, if they were not before."""
+        self._silent.setdefault(trial, 0.0)
+
     def left(self, trial: Any) -> None:
         """Notes that nothing is to be heard of a trial until it starts again."""
         self._silent.pop(trial, None)

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.tuning.callback import ListenerCallback
+from engine.tuning.callback import HangCallback, ListenerCallback
+from engine.tuning.fan_out import WORKER_LOSSES
 from engine.tuning.worker import News
 
 OUTCOME = {"result": {"loss": 1.0}, "arrays": {"images": np.zeros((1, 28, 28))}}
@@ -81,7 +82,7 @@ def test_news_is_not_written_out():
 
 
 def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener):
-    trial = SimpleNamespace(config={"trials": ["a", "b"]}, get_error=lambda: OSError("gone"))
+    trial = lost(["a", "b"])
     report(callback, {"b": OUTCOME})
 
     callback.on_trial_start(1, [], trial)
@@ -89,12 +90,53 @@ def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener):
 
     assert listener.heard[1:] == [
         ("started", "a"),
-        ("failed", "a", "worker lost: OSError", "gone"),
+        ("failed", "a", "worker lost: RuntimeError", "lost"),
     ]
 
 
-def lost(trials, why="lost"):
-    return SimpleNamespace(config={"trials": trials}, get_error=lambda: RuntimeError(why))
+def lost(trials, why="lost", *, given_up=True):
+    """A trial that Tune gives up, after too many losses or before a worker was ready for it."""
+    return SimpleNamespace(
+        config={"trials": trials},
+        get_error=lambda: RuntimeError(why),
+        should_recover=lambda: not given_up,
+    )
+
+
+def test_a_trial_that_never_came_to_a_worker_is_run_again_so_many_times(callback, listener):
+    for _ in range(WORKER_LOSSES):
+        callback.missed.clear()
+        callback.on_trial_error(1, [], lost(["a"], given_up=False))
+        assert callback.missed == {"a"}
+    assert listener.heard == []
+
+    callback.on_trial_error(1, [], lost(["a"], given_up=False))
+
+    assert listener.heard == [("failed", "a", "worker lost: RuntimeError", "lost")]
+    assert callback.over == {"a"}
+
+
+class TuneTrial:
+    PENDING = "PENDING"
+
+    def __init__(self, status, worker=None):
+        self.status = status
+        self.temporary_state = SimpleNamespace(ray_actor=worker)
+
+
+def test_a_worker_that_is_not_ready_for_its_next_trial_in_time_is_killed(monkeypatch):
+    found, killed, now = [], [], iter(range(100))
+    monkeypatch.setattr("engine.tuning.callback.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("ray.kill", killed.append)
+    hangs = HangCallback(10, lambda trial, seconds: found.append((trial, seconds)))
+    readied = TuneTrial("PENDING", worker=7)
+    others = [TuneTrial("PENDING"), TuneTrial("RUNNING", worker=8), TuneTrial("ERROR", worker=9)]
+
+    for _ in range(12):
+        hangs.on_step_end(1, [readied, *others])
+
+    assert found == [(readied, 11)]
+    assert killed == [7]
 
 
 def test_what_may_help_is_said_of_workers_killed_for_want_of_memory(callback, listener):

@@ -7,6 +7,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from engine.attacks import AttackSettings
 from engine.tuning.algorithms import make_algorithm
 from engine.tuning.candidate_log import CandidateLog
+from engine.tuning.fan_out import WORKER_LOSSES
 from engine.tuning.proposals import Proposals
 from search_spaces.latent_spaces import make_space
 from search_spaces.native import to_points, to_tune
@@ -110,7 +111,7 @@ def test_a_finished_search_proposes_all_again_and_hands_out_nothing(space, tmp_p
     again, log = propose(*algorithm_of("optuna:TPE", space), tmp_path)
 
     assert log.known.all()
-    assert again.suggest("any") is None
+    assert again.suggest("any") == Searcher.FINISHED
     assert again.suggestions == first.suggestions
 
 
@@ -158,21 +159,38 @@ def test_losses_that_are_not_finite_are_told_as_the_worst_of_their_generation(tm
     assert algorithm.told == [7.0, 7.0, 2.0, 3.0, 3.0, 3.0]
 
 
-@pytest.mark.parametrize(
-    ("result", "error"),
-    [
-        ({"loss": float("nan"), "error": "ValueError: no", "traceback": "where"}, False),
-        (None, True),
-    ],
-)
-def test_a_candidate_that_fails_ends_the_search(result, error, tmp_path):
+def test_a_candidate_that_fails_ends_the_search(tmp_path):
     proposals, log = propose(Recording(), 3, tmp_path)
     proposals.suggest("a")
+    failure = {"error": "ValueError: no", "traceback": "where"}
 
-    proposals.on_trial_complete("a", result, error)
+    proposals.on_trial_complete("a", {"loss": float("nan")} | failure)
 
-    assert set(proposals.failure) == {"error", "traceback"}
+    assert proposals.failure == failure
     assert proposals.suggest("b") == Searcher.FINISHED
+    assert not log.known.any()
+
+
+def test_a_candidate_whose_worker_was_lost_is_the_next_one(tmp_path):
+    proposals, _ = propose(Recording(), 3, tmp_path)
+    first = proposals.suggest("a")
+    second = proposals.suggest("b")
+
+    proposals.on_trial_complete("a", None, error=True)
+
+    assert proposals.suggest("c") == first != second
+    assert proposals.failure is None
+
+
+def test_a_candidate_whose_workers_are_lost_too_often_ends_the_search(tmp_path):
+    proposals, log = propose(Recording(), 3, tmp_path)
+    for loss in range(WORKER_LOSSES + 1):
+        assert proposals.failure is None
+        proposals.suggest(f"trial{loss}")
+        proposals.on_trial_complete(f"trial{loss}", None, error=True)
+
+    assert proposals.failure["error"] == "worker lost"
+    assert proposals.suggest("next") == Searcher.FINISHED
     assert not log.known.any()
 
 

@@ -35,6 +35,15 @@ def test_a_trial_that_started_again_is_given_longer_each_time():
     assert waited == [11, 21, 31]
 
 
+def test_a_trial_expected_again_has_waited_since_it_was_first():
+    silences = Silences(10)
+    silences.expect("a")
+    listened(silences, 0, 6)
+    silences.expect("a")
+
+    assert listened(silences, 6, 10) == {5: {"a": 11}}
+
+
 def test_a_trial_that_is_over_is_silent_for_good():
     silences = Silences(10)
     silences.heard("a")
