@@ -14,7 +14,6 @@ from engine.errors import InfrastructureError, InputError
 from engine.plan import Plan
 from engine.plan_parts import ComputePlan, TrackingPlan
 from engine.scoring.perceptual import BACKBONES, FOLDER, lpips_weights
-from engine.setups import default_data_folder
 from engine.tracking import check_server, shown_uri
 
 NEEDED_BYTES = 1024**3
@@ -26,7 +25,8 @@ def examine(folder: Path, plan: Plan, address: str | None) -> Iterator[str]:
 
     Args:
         folder: Where audits would write.
-        plan: What they would need of machines, and where MLflow would keep their runs.
+        plan: Where they would find data, what they would need of machines, and where MLflow would
+            keep their runs.
         address: The Ray cluster they would run on; None for this machine alone.
 
     Raises:
@@ -39,7 +39,7 @@ def examine(folder: Path, plan: Plan, address: str | None) -> Iterator[str]:
     yield f"ok  {os.cpu_count()} processors"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield f"ok  GPU: {', '.join(gpus) or 'none; audits run on the processors'}"
-    data = Path(default_data_folder()).absolute()
+    data = Path(plan.data_folder).absolute()
     for name, backbone in BACKBONES.items():
         measured = "measured" if name in lpips_weights(data) else "not measured, no weights"
         yield f"ok  LPIPS ({backbone.name}): {measured} at {data / FOLDER / name}.safetensors"

@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 def list_names(
     kind: Annotated[
         str,
-        typer.Argument(help="defenses, generators, searchers, attacks, metrics, models or spaces."),
+        typer.Argument(
+            help="attacks, datasets, defenses, generators, metrics, models, searchers or spaces."
+        ),
     ],
     output_format: Format = "text",
 ) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Make a generator, an evaluation classifier, target weights or private images from public "
-    "images: Fashion-MNIST, CIFAR-10, or any folder of pictures.",
+    "images: a data set by name, or any folder of pictures.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
