@@ -29,7 +29,8 @@ from engine.scoring.assignment import assign
 from engine.scoring.evaluation_classifier import load_classifier
 from engine.scoring.reconstructions import score
 from engine.seeding import stream_seed
-from engine.trial import Lab, TrialSpec, knowledge_of, observe
+from engine.trial import knowledge_of, observe
+from engine.trial_parts import Lab, TrialSpec
 
 BUDGETS: Final = (1_000, 5_000, 25_000)
 # The paper's four defenses, as the embedded plan has them, and none.

@@ -19,7 +19,7 @@ from engine.provenance import collect_provenance
 from engine.recorder import Recorder
 from engine.run_folder import RunFolder, storing, write_json
 from engine.tracking import Uploader, check_server
-from engine.trial import Lab
+from engine.trial_parts import Lab
 
 TRACKING_PATIENCE_SECONDS = 30.0
 

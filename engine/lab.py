@@ -26,7 +26,8 @@ from engine.scoring.metrics import SSIM_WINDOW
 from engine.scoring.perceptual import load_lpips, lpips_weights
 from engine.scoring.variants import CONTROLS
 from engine.setups import classifier_card, part_path, private_file, private_images_of
-from engine.trial import DIFFERENTIATED, Lab, TrialSpec, client_update, knowledge_of
+from engine.trial import DIFFERENTIATED, client_update, knowledge_of
+from engine.trial_parts import Lab, TrialSpec
 from search_spaces.audit_grid import COMMON, GridPoint, audit_grid
 
 # The controls whose figures are those of one attack.

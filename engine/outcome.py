@@ -23,7 +23,7 @@ from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.variants import is_attack, with_names
 from engine.scoring.verdict import judge
 from engine.threat_card import threat_card
-from engine.trial import Lab
+from engine.trial_parts import Lab
 from engine.trial_record import place_of, spec_hash
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from engine.history_file import remove_histories
 from engine.progress import ProgressView
 from engine.run_folder import RunFolder, storing, write_json
-from engine.trial import TrialSpec
+from engine.trial_parts import TrialSpec
 from engine.trial_record import to_metrics, to_params
 
 

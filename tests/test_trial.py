@@ -16,14 +16,8 @@ from engine.lab import build_lab
 from engine.plan import make_plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.variants import CONTROLS
-from engine.trial import (
-    Lab,
-    TrialSpec,
-    knowledge_of,
-    observe,
-    run_trial,
-    run_trials,
-)
+from engine.trial import knowledge_of, observe, run_trial, run_trials
+from engine.trial_parts import Lab, TrialSpec
 from engine.trial_record import to_record
 from tests.conftest import CLASSES, IMAGE_SHAPE, MappedGenerator, TinyMlp, build, seeded
 

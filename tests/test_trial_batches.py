@@ -19,7 +19,8 @@ from engine.lab import build_lab, trial_specs
 from engine.plan import make_plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.seeding import stream
-from engine.trial import Lab, knowledge_of, observe, run_trial, run_trials
+from engine.trial import knowledge_of, observe, run_trial, run_trials
+from engine.trial_parts import Lab
 from engine.trial_record import spec_hash
 from tests.conftest import CLASSES, IMAGE_SHAPE, LATENT_DIM, build, seeded
 from tests.test_trial import ATTACKS, assert_equal_results, spec_of

@@ -17,8 +17,9 @@ from engine.errors import InfrastructureError
 from engine.lab import trial_specs
 from engine.plan import Plan
 from engine.run_folder import RunFolder
-from engine.trial import Lab, Outcome, TrialSpec, knowledge_of, search_seed
+from engine.trial import knowledge_of, search_seed
 from engine.trial_candidates import Problem, conclude_trial, problem_of
+from engine.trial_parts import Lab, Outcome, TrialSpec
 from engine.trial_record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
 from engine.tuning.fan_out import WORKER_LOSSES, Listener, fit, resources_of, run_trials

@@ -19,7 +19,8 @@ from engine.history_file import HistoryKeeper, load_history
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
 from engine.run_folder import RunFolder
-from engine.trial import Lab, Outcome, TrialSpec, run_trials
+from engine.trial import run_trials
+from engine.trial_parts import Lab, Outcome, TrialSpec
 from engine.trial_record import spec_hash, to_record
 
 REPORT_SECONDS = 1.0
