@@ -99,7 +99,8 @@ class Driver:
         with contextlib.suppress(OSError):  # A disk that is full for a while.
             write_lease(self._run, self._lease.renewed())
         # Looked for after writing beside it, upon which a network file system forgets its cache.
-        self._lost = lease_path(self._run, self._lease.number + 1).exists()
+        with contextlib.suppress(OSError):  # Storage that fails for a while tells nothing.
+            self._lost = lease_path(self._run, self._lease.number + 1).exists()
 
     def _is_asked_to_stop(self) -> bool:
         # A file that is there before anybody asks: to open one, network file systems ask the

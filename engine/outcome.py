@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
+from engine.errors import InputError
 from engine.lab import trial_specs
 from engine.plan import Plan
 from engine.reporting import (
@@ -27,20 +29,28 @@ from engine.trial_parts import Lab
 from engine.trial_record import place_of, spec_hash
 
 
-def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab) -> dict[str, Any]:
-    """Writes summary, table and report from the results in the folder; returns the summary."""
+def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab, *, over: bool = True) -> dict[str, Any]:
+    """Writes summary, table and report from the results in the folder; returns the summary.
+
+    Args:
+        folder: The audit's run folder.
+        plan: Its plan.
+        lab: What its trials share.
+        over: Whether the audit is, and is logged to be; else this is a look at it as it stands.
+    """
     summary = summarise(folder, plan)
     images = _images(folder, summary, lab)
     with storing(folder.path):
         _write_outcome(folder.path, plan, summary, images)
         if images is not None:
             (folder.private / "montage.png").write_bytes(montage(summary, images))
-    folder.append_event(
-        "audit_finished",
-        verdict=summary["verdict"]["sentence"],
-        metrics=_audit_metrics(summary),
-        artifacts=_artifacts(plan),
-    )
+    if over:
+        folder.append_event(
+            "audit_finished",
+            verdict=summary["verdict"]["sentence"],
+            metrics=_audit_metrics(summary),
+            artifacts=_artifacts(plan, with_montage=images is not None),
+        )
     return summary
 
 
@@ -121,10 +131,10 @@ def _audit_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def _artifacts(plan: Plan) -> list[str]:
-    """Returns the files that may leave this machine under the plan."""
+def _artifacts(plan: Plan, *, with_montage: bool) -> list[str]:
+    """Returns the files that may leave this machine under the plan; the montage if there is one."""
     plain = ["summary.json", "metrics.csv", "plan.resolved.yaml", "provenance.json"]
-    if plan.images.tracking:
+    if plan.images.tracking and with_montage:
         plain.append("private/montage.png")
     if plan.images.tracking or not plan.images.report:
         plain.append("report/index.html")
@@ -137,11 +147,19 @@ def _images(
     """Returns originals and reconstructions by the names the report uses.
 
     None if ``private/`` was emptied, as one may: the figures do not need it.
+
+    Raises:
+        InputError: If a crash of the machine left images damaged.
     """
     try:
         images = {trial["id"]: folder.load_images(trial["id"]) for trial in summary["trials"]}
     except FileNotFoundError:
         return None
+    except (SafetensorError, KeyError) as error:
+        raise InputError(
+            f"Expected the images in {folder.private} to be whole, got: {error}. "
+            f"Have the trials they are of run again: leaktune resume {folder.path}"
+        ) from error
     for target in {trial["target"] for trial in summary["trials"]}:
         held = lab.private.of_client(target, summary["plan"]["client"]["images"])
         images[f"target/{target}"] = held.images.numpy()

@@ -98,8 +98,8 @@ class ProgressView:
     def hung(self, trial: str, seconds: float) -> None:
         """Warns that a worker was given up."""
         self._console.print(
-            f"The worker of {trial} has completed no generation for {seconds:.0f} s and is killed; "
-            "the trial goes on from its last one with another worker. If it was only slow, raise "
+            f"Nothing was heard of the worker of {trial} for {seconds:.0f} s, so it is killed; the "
+            "trial goes on from its last generation with another. If it was only slow, raise "
             "compute.hang_seconds.",
             style="yellow",
             markup=False,

@@ -46,8 +46,9 @@ def stop_driver(run: Path, *, timeout_seconds: float, say: Callable[[str], None]
         return None
     _ask(run, lease)
     started = said = renewed = now = time.monotonic()
-    # One that is killed meanwhile says nothing, and another machine's clock may differ.
-    while _is_there(lease) and now - renewed < STALE_SECONDS:
+    # One of another machine says nothing when it is killed meanwhile, and its clock may differ.
+    here = lease.machine == this_machine()
+    while _is_there(lease) and (here or now - renewed < STALE_SECONDS):
         if now - started > timeout_seconds:
             raise InfrastructureError(
                 f"Expected the driver of {run} to end within {timeout_seconds:g} s of being asked, "

@@ -157,6 +157,23 @@ def test_a_driver_that_wakes_looks_whether_the_run_is_still_its_own(tmp_path, mo
     driver.end("failed")
 
 
+def test_storage_that_fails_for_a_while_does_not_end_the_heartbeats(tmp_path, monkeypatch):
+    tried = []
+
+    def failing(*_):
+        tried.append(1)
+        raise OSError(5, "Input/output error")
+
+    with drive(tmp_path, print) as driver:
+        with monkeypatch.context() as patch:
+            patch.setattr(drivers, "write_lease", failing)
+            patch.setattr(drivers.Path, "exists", failing)
+            wait_until(lambda: len(tried) > 4)
+            assert driver.holds()
+        before = read_lease(tmp_path, 1).heartbeat
+        wait_until(lambda: read_lease(tmp_path, 1).heartbeat > before)
+
+
 def test_a_full_disk_does_not_end_a_driver(tmp_path, monkeypatch):
     tried = []
 

@@ -55,4 +55,4 @@ def test_a_hung_worker_is_logged_and_shown(recorder, console):
 
     [event] = recorder.folder.events()
     assert (event["kind"], event["trial"], event["seconds"]) == ("trial_hung", "a", 1800.4)
-    assert "The worker of a has completed no generation for 1800 s" in console.file.getvalue()
+    assert "Nothing was heard of the worker of a for 1800 s" in console.file.getvalue()

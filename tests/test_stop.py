@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 import time
@@ -78,6 +79,15 @@ def test_a_driver_whose_machine_is_lost_while_it_is_waited_for_has_ended_too(tmp
     write_lease(tmp_path, elsewhere)
 
     assert stop_driver(tmp_path, timeout_seconds=20, say=print) == elsewhere
+
+
+def test_a_driver_of_this_machine_that_is_suspended_has_not_ended(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(stop, "STALE_SECONDS", 0.3)
+    process = start()
+    process.send_signal(signal.SIGSTOP)
+
+    with pytest.raises(InfrastructureError, match="still at work"):
+        stop_driver(tmp_path, timeout_seconds=1.5, say=print)
 
 
 def test_without_a_driver_nobody_is_asked(tmp_path):

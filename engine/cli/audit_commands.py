@@ -98,11 +98,12 @@ def validate(plan_file: Plan, overrides: Overrides = None) -> None:
 
 
 def report(run_folder: Run, output_format: Format = "text") -> None:
-    """Write a finished audit's summary and report anew, and print its table."""
+    """Write an audit's summary and report anew, as far as it is, and print its table."""
     from engine.lab import check_plan
     from engine.outcome import conclude_audit
     from engine.plan import make_plan
     from engine.run_folder import RunFolder
+    from engine.status import read_status
 
     folder = RunFolder.open(run_folder)
     if not folder.results():
@@ -110,7 +111,9 @@ def report(run_folder: Run, output_format: Format = "text") -> None:
             f"Expected finished trials in {run_folder}, found none. Run `leaktune resume`."
         )
     plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
-    summary = conclude_audit(folder, plan, check_plan(plan))
+    status = read_status(run_folder)
+    under_way = status.state == "running" or bool(status.trials["waiting"])
+    summary = conclude_audit(folder, plan, check_plan(plan), over=not under_way)
     if output_format == "json":
         typer.echo(json.dumps(summary, indent=1))
         return

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from engine import json_lines
@@ -225,6 +225,8 @@ class MlflowTracker:
         root = self._folder.path.resolve()
         for name in artifacts:
             path = (root / name).resolve()
+            if name.startswith("private/") and not path.exists():
+                continue  # Emptied since, as one may.
             if path != root / name or not path.is_relative_to(root) or not path.is_file():
                 raise InputError(
                     f"Expected the artifact {name!r} to be a plain file in {root}, but it is not. "
@@ -252,12 +254,15 @@ class MlflowTracker:
         place = {"uri": self.shown_uri, "experiment": self._experiment}
         others = [e for e in _read_entries(self._state_path) if not place.items() <= e.items()]
         entry = place | {"events": arrived.events, "run": arrived.runs[AUDIT], "trials": trials}
-        write_json(self._state_path, [*others, entry])
+        try:
+            write_json(self._state_path, [*others, entry])
+        except OSError as error:
+            raise self._error(f"cannot note what has arrived: {error}", "Make room.") from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keeps two processes from sending the same folder at once."""
-        with self._events_path.open("r+b") as file:
+        with self._open_log() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -266,6 +271,12 @@ class MlflowTracker:
             except OSError:
                 pass  # A file system without locks.
             yield
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            return self._events_path.open("r+b")  # Some network file systems lock no other.
+        except OSError:
+            return self._events_path.open("rb")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

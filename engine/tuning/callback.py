@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ray.tune import Callback
 
-from engine.tuning.fan_out import WORKER_LOSSES, Listener
+from engine.tuning.fan_out import HUNG, WORKER_LOSSES, Listener
 from engine.tuning.silence import Silences
 from engine.tuning.worker import News, for_want_of_memory
 
@@ -30,6 +30,7 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
         self.over: set[str] = set()
         self.missed: set[str] = set()
         self._times_missed: Counter[str] = Counter()
+        self._started: set[str] = set()
         self._hung: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -39,7 +40,7 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune started or restarted a trial."""
         for name in self._waiting(trial):
-            self._listener.started(name)
+            self._start(name)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -60,6 +61,8 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
             if never_handed_over(trial) and self._times_missed[name] <= WORKER_LOSSES:
                 self.missed.add(name)
                 continue
+            if name not in self._started:
+                self._start(name)
             self.over.add(name)
             error = trial.get_error()
             self._listener.failed(name, self._reason(name, error), str(error))
@@ -70,10 +73,15 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
             self._hung.add(name)
             self._listener.hung(name, seconds)
 
+    def _start(self, name: str) -> None:
+        self._started.add(name)
+        self._hung.discard(name)
+        self._listener.started(name)
+
     def _reason(self, name: str, error: Exception) -> str:
         """Returns why a trial's workers were lost, and what may help."""
         if name in self._hung:
-            return "worker lost after hanging; was it slow, raise compute.hang_seconds"
+            return HUNG
         return f"worker lost: {type(error).__name__}{for_want_of_memory(error)}"
 
     def _waiting(self, trial: Any) -> list[str]:

@@ -16,13 +16,13 @@ from engine.attacks.attack import space_to_check
 from engine.errors import InfrastructureError
 from engine.lab import trial_specs
 from engine.plan import Plan
-from engine.run_folder import RunFolder
+from engine.run_folder import RunFolder, storing
 from engine.trial import knowledge_of, search_seed
 from engine.trial_candidates import Problem, conclude_trial, problem_of
 from engine.trial_parts import Lab, Outcome, TrialSpec
 from engine.trial_record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
-from engine.tuning.fan_out import WORKER_LOSSES, Listener, fit, resources_of, run_trials
+from engine.tuning.fan_out import HUNG, WORKER_LOSSES, Listener, fit, resources_of, run_trials
 from engine.tuning.worker import news_of, news_of_error, prepare
 from search_spaces.latent import LatentSpace
 from search_spaces.native import to_points, to_tune
@@ -35,8 +35,7 @@ def run_candidates(
 ) -> None:
     """Runs the named trials, searches one after the other with each candidate a Tune trial.
 
-    Trials that are no searches run as :func:`run_trials` has it, before all others. Returns when
-    all are done, or earlier when the user interrupts.
+    Trials that are no searches run as :func:`run_trials` has it, before all others.
 
     Args:
         plan: The audit's plan.
@@ -44,20 +43,21 @@ def run_candidates(
         folder: The run folder, where the losses of unfinished searches are kept.
         listener: Hears of every trial, in this process.
         lab: What the trials share, for the space that each searches.
+
+    Raises:
+        KeyboardInterrupt: If the user interrupts; which trials finished is what the listener heard.
     """
     specs = {spec.id: spec for spec in trial_specs(plan)}
     others = [name for name in trials if not specs[name].searches]
-    if others and not run_trials(plan, others, folder, listener):
-        return
+    if others:
+        run_trials(plan, others, folder, listener)
     for name in trials:
-        if name not in others and not _run_search(plan, specs[name], folder, listener, lab):
-            return
+        if name not in others and listener.holds():
+            _run_search(plan, specs[name], folder, listener, lab)
 
 
-def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, lab: Lab) -> bool:
-    """Runs one search and tells of its outcome; returns False where it was stopped."""
-    if not listener.holds():
-        return False
+def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, lab: Lab) -> None:
+    """Runs one search and tells of its outcome."""
     listener.started(spec.id)
     started = time.monotonic()
     path = RunFolder(folder).trial_folder(spec.id) / "candidates.jsonl"
@@ -67,13 +67,15 @@ def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, l
         proposals = _propose(spec, space, log, listener)
         if proposals.failure is None and not log.known.all():
             _evaluate(plan, spec, space, proposals, listener)
-        if proposals.failure is None and not log.known.all():
-            return False
+        if proposals.error is not None:
+            with storing(folder):
+                raise proposals.error
         if proposals.failure is not None:
             news: Mapping[str, Any] = proposals.failure
         else:
             points = to_points(space, proposals.suggestions)
-            news = _score(plan, spec, points, log.losses, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            news = _score(plan, spec, points, log.losses, seconds, listener)
     except InfrastructureError:
         raise
     except Exception as error:  # Shown to the user, counted as failed, never dropped.
@@ -82,7 +84,6 @@ def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, l
         listener.failed(spec.id, news["error"], news["traceback"])
     else:
         listener.finished(spec.id, news["result"], news["arrays"])
-    return True
 
 
 def _propose(spec: TrialSpec, space: LatentSpace, log: CandidateLog, listener: Listener) -> Any:
@@ -172,17 +173,27 @@ def _problem(plan: str, trial: str) -> Problem:
 
 
 def _score(
-    plan: Plan, spec: TrialSpec, points: np.ndarray, losses: np.ndarray, seconds: float
+    plan: Plan,
+    spec: TrialSpec,
+    points: np.ndarray,
+    losses: np.ndarray,
+    seconds: float,
+    listener: Listener,
 ) -> Mapping[str, Any]:
     """Returns the outcome of a search that took ``seconds``, scored by a worker."""
     import ray
 
-    scorer = ray.remote(num_cpus=plan.compute.cpus_per_trial, num_gpus=plan.compute.gpus_per_trial)(
-        score
-    )
-    task = scorer.remote(json.dumps(plan.to_dict()), spec.id, points, losses, seconds)
-    news: Mapping[str, Any] = ray.get(task)
-    return news
+    compute = plan.compute
+    scorer = ray.remote(num_cpus=compute.cpus_per_trial, num_gpus=compute.gpus_per_trial)(score)
+    for tried in range(1, WORKER_LOSSES + 1):
+        task = scorer.remote(json.dumps(plan.to_dict()), spec.id, points, losses, seconds)
+        patience = None if compute.hang_seconds is None else tried * compute.hang_seconds
+        if ray.wait([task], timeout=patience)[0]:
+            news: Mapping[str, Any] = ray.get(task)
+            return news
+        listener.hung(spec.id, patience or 0.0)
+        ray.cancel(task, force=True)
+    return {"error": HUNG, "traceback": "Its candidates are scored by one worker after the other."}
 
 
 def score(

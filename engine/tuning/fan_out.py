@@ -1,11 +1,15 @@
 """Runs latent searches as Ray Tune trials, one or several a trial."""
 
+import contextlib
 import json
+import os
+import signal
 import tempfile
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from engine.errors import AuditError, InfrastructureError
 from engine.plan import Plan
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 # many losses; a worker that it was waiting for two things of, it counts twice. One whose worker
 # was lost before it had the trial is run again as often, for that Tune does not do.
 WORKER_LOSSES = 6
+HUNG: Final = "worker lost after hanging; was it slow, raise compute.hang_seconds"
+NO_HANDLER: Final = "TUNE_DISABLE_SIGINT_HANDLER"
 
 
 class Listener(Protocol):
@@ -46,19 +52,19 @@ class Listener(Protocol):
         """Whether the run folder is still this driver's to write to."""
 
 
-def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> bool:
+def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listener) -> None:
     """Runs the named trials of a plan in Tune trials and tells ``listener`` of each.
 
     A Tune trial carries ``plan.compute.searches_per_trial`` of them, in the order given.
-
-    Returns True when all are done, or False when the user interrupts (Tune's own handler of Ctrl-C
-    ends the run); which trials finished is what the listener heard.
 
     Args:
         plan: The audit's plan.
         trials: Ids of the trials to run.
         folder: The run folder. A worker that can write to it saves unfinished searches there.
         listener: Hears of every trial, in this process.
+
+    Raises:
+        KeyboardInterrupt: If the user interrupts; which trials finished is what the listener heard.
     """
     from engine.tuning.callback import ListenerCallback
 
@@ -66,10 +72,7 @@ def run_trials(plan: Plan, trials: Sequence[str], folder: Path, listener: Listen
     while waiting:
         callback.missed.clear()
         _run(plan, waiting, folder, callback)
-        if not callback.over | callback.missed >= set(trials):
-            return False
         waiting = [trial for trial in waiting if trial in callback.missed]
-    return True
 
 
 def _run(plan: Plan, trials: Sequence[str], folder: Path, callback: "ListenerCallback") -> None:
@@ -133,17 +136,38 @@ def fit(tuner: Any) -> Any:
     """Runs a tuner and returns its results.
 
     Raises:
+        KeyboardInterrupt: If the user interrupts, after Tune has ended its trials.
         AuditError: What the listener raised.
         InfrastructureError: If Tune itself fails.
     """
     from ray import tune
 
     try:
-        return tuner.fit()
+        with _interrupts():
+            return tuner.fit()
     except tune.TuneError as error:
         if own := _own(error):
             raise own from None
         raise InfrastructureError(f"Ray Tune failed: {error}\n{traceback.format_exc()}") from error
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Raises KeyboardInterrupt at the end of the block if Tune, which is run in it, had one.
+
+    At the first SIGINT Tune ends its trials, puts back the handler it found, and says nothing. If
+    none came it leaves its own handler behind, which would swallow the next one.
+    """
+    if threading.current_thread() is not threading.main_thread() or NO_HANDLER in os.environ:
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+        if signal.getsignal(signal.SIGINT) is handler:
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _own(error: BaseException | None) -> AuditError | None:

@@ -31,6 +31,7 @@ class Proposals(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
     Attributes:
         suggestions: Every candidate proposed so far, in order.
         failure: ``error`` and ``traceback`` of what ended the search; None while all is well.
+        error: What was raised where losses are kept and told of, which ends the whole audit.
 
     Args:
         algorithm: Proposes.
@@ -50,6 +51,7 @@ class Proposals(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
         super().__init__(metric=METRIC, mode=MODE)
         self.suggestions: list[dict[str, float]] = []
         self.failure: dict[str, str] | None = None
+        self.error: Exception | None = None
         self._algorithm = algorithm
         self._generation = generation
         self._log = log
@@ -84,7 +86,7 @@ class Proposals(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
             self.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
 
     def suggest(self, trial_id: str) -> Any:
-        if self.failure is not None or self._log.known.all():
+        if self.failure or self.error or self._log.known.all():
             return Searcher.FINISHED
         if not self._waiting:
             return None
@@ -103,9 +105,13 @@ class Proposals(Searcher):  # type: ignore[misc] # Ray is not typed for mypy.
         elif result and "error" in result:
             self.fail(result["error"], result["traceback"])
         elif result and METRIC in result:  # Not so where the user stopped it.
-            self._log.add(candidate, result[METRIC])
-            self._report_progress()
-            self.advance()
+            try:
+                self._log.add(candidate, result[METRIC])
+                self._report_progress()
+            except Exception as problem:  # Tune would kill the worker and have it all done again.
+                self.error = problem
+            else:
+                self.advance()
 
     def lose(self) -> None:
         """Ends the search because the workers of a candidate were lost too often."""

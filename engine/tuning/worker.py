@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ from engine.trial_parts import Lab, Outcome, TrialSpec
 from engine.trial_record import spec_hash, to_record
 
 REPORT_SECONDS = 1.0
+# How long Tune waits for the last trial's thread, before it drops the next one without a word. One
+# that does not end hangs, and for that there is HangCallback.
+HAND_OVER_SECONDS = 24 * 3600
 # What Ray, Python, torch and, the last, oneDNN say then.
 OUT_OF_MEMORY: Final = ("OOM", "MemoryError", "memory", "could not create a primitive")
 
@@ -78,6 +82,7 @@ def _load(plan_json: str) -> tuple[dict[str, TrialSpec], Lab]:
     plan = make_plan(json.loads(plan_json), source="plan")
     use_threads(plan)
     keep_freed_memory()
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(HAND_OVER_SECONDS))
     specs = {spec.id: spec for spec in trial_specs(plan)}
     return specs, build_lab(plan, "cuda" if plan.compute.gpus_per_trial else "cpu")
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "stop": "End a running audit",
     "tune": "Choose settings of the attack by its matching loss",
     "validate": "Check a plan and everything it names",
-    "report": "Write a finished audit's summary and report anew",
+    "report": "Write an audit's summary and report anew",
     "sync": "Send to MLflow what it has not received",
     "list": "List what a plan may name",
     "doctor": "Check this machine",

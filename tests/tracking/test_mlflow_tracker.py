@@ -12,7 +12,7 @@ from engine import json_lines
 from engine.errors import InfrastructureError, InputError
 from engine.run_folder import RunFolder
 from engine.tracking import MlflowTracker
-from engine.tracking.connection import checked_uri, plain_reason, redacted, shown_uri
+from engine.tracking.connection import TrackingError, checked_uri, plain_reason, redacted, shown_uri
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 on how MLflow 3.17 loads its tables.
@@ -351,6 +351,33 @@ def test_only_listed_files_leave_the_machine(folder, store):
         "report/index.html",
         "summary.json",
     ]
+
+
+def test_private_images_that_were_removed_since_keep_nothing_back(folder, store):
+    (folder.path / "summary.json").write_text("{}")
+    start(folder)
+    finish(folder, ["private/montage.png", "summary.json"])
+
+    report = store.tracker(folder).sync()
+
+    assert report.complete
+    assert store.artifacts() == ["summary.json"]
+
+
+def test_what_cannot_be_noted_is_told_of_and_sent_again(folder, store, monkeypatch):
+    start(folder)
+    finish(folder)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.tracking.mlflow_tracker.write_json", full)
+        with pytest.raises(TrackingError, match=r"No space left on device\. Make room"):
+            store.tracker(folder).sync()
+
+    assert store.tracker(folder).sync().complete
+    assert len(store.runs()) == 1
 
 
 @pytest.mark.parametrize("artifact", ["gone.html", "private", "link.html", "../outside.txt"])

@@ -112,7 +112,9 @@ def test_a_trial_that_never_came_to_a_worker_is_run_again_so_many_times(callback
 
     callback.on_trial_error(1, [], lost(["a"], given_up=False))
 
-    assert listener.heard == [("failed", "a", "worker lost: RuntimeError", "lost")]
+    # Started as well: what is known of a trial but its end is told of then.
+    failed = ("failed", "a", "worker lost: RuntimeError", "lost")
+    assert listener.heard == [("started", "a"), failed]
     assert callback.over == {"a"}
 
 
@@ -142,7 +144,7 @@ def test_a_worker_that_is_not_ready_for_its_next_trial_in_time_is_killed(monkeyp
 def test_what_may_help_is_said_of_workers_killed_for_want_of_memory(callback, listener):
     callback.on_trial_error(1, [], lost(["a"], "killed by SIGKILL by OOM killer"))
 
-    [(_, _, reason, _)] = listener.heard
+    [_, (_, _, reason, _)] = listener.heard
     assert reason == (
         "worker lost: RuntimeError, perhaps for want of memory; lower compute.workers or "
         "compute.searches_per_trial"
@@ -151,13 +153,26 @@ def test_what_may_help_is_said_of_workers_killed_for_want_of_memory(callback, li
 
 def test_trials_given_up_after_hanging_are_said_to_have_hung(callback, listener):
     report(callback, {"a": OUTCOME})
+    for trial in (lost(["a", "b"]), lost(["c"])):
+        callback.on_trial_start(1, [], trial)
     callback.hung(lost(["a", "b"]), 12.0)
     callback.on_trial_error(1, [], lost(["a", "b"]))
     callback.on_trial_error(1, [], lost(["c"]))
 
     reason = "worker lost after hanging; was it slow, raise compute.hang_seconds"
-    assert listener.heard[1:] == [
+    assert listener.heard[3:] == [
         ("hung", "b", 12.0),
         ("failed", "b", reason, "lost"),
         ("failed", "c", "worker lost: RuntimeError", "lost"),
     ]
+
+
+def test_trials_that_hung_once_and_fail_for_another_reason_are_not_said_to_have_hung(
+    callback, listener
+):
+    callback.on_trial_start(1, [], lost(["a"]))
+    callback.hung(lost(["a"]), 12.0)
+    callback.on_trial_start(1, [], lost(["a"]))
+    callback.on_trial_error(1, [], lost(["a"]))
+
+    assert listener.heard[-1] == ("failed", "a", "worker lost: RuntimeError", "lost")

@@ -1,6 +1,10 @@
+import signal
+import threading
+
+import pytest
 from ray.tune.search.variant_generator import generate_variants
 
-from engine.tuning.fan_out import in_turn
+from engine.tuning.fan_out import fit, in_turn
 from engine.tuning.scheduler import InOrder
 
 
@@ -20,6 +24,46 @@ def test_tune_samples_what_its_trials_carry_in_order_and_never_copies_the_queue(
 
     assert sampled == [["trial0"], ["trial1"], ["trial2"]]
     assert Carried.copies <= 3
+
+
+class Tuner:
+    """Handles SIGINT as Ray Tune does, which comes so many times while it runs."""
+
+    def __init__(self, interrupts):
+        self.interrupts = interrupts
+
+    def fit(self):
+        found = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, found))
+        for _ in range(self.interrupts):
+            signal.raise_signal(signal.SIGINT)
+        return "results"
+
+
+def test_an_interrupt_that_tune_had_is_raised_and_later_ones_are_not_swallowed():
+    before = signal.getsignal(signal.SIGINT)
+
+    assert fit(Tuner(0)) == "results"
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Tuner(1))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_tuner_of_another_thread_is_left_alone():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(fit(Quiet())))
+    thread.start()
+    thread.join()
+
+    assert results == ["results"]
+
+
+class Quiet:
+    def fit(self):
+        return "results"
 
 
 def test_the_next_trial_is_found_without_going_through_all_of_them():

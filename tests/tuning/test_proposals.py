@@ -63,6 +63,13 @@ def work(proposals, loss_of, *, workers=1, candidates=BUDGET, seed=0):
     return evaluated
 
 
+def raiser(error):
+    def call(*_):
+        raise error
+
+    return call
+
+
 def bowl(suggestion):
     return float(np.float32(sum((value - 0.3) ** 2 for value in suggestion.values())))
 
@@ -192,6 +199,21 @@ def test_a_candidate_whose_workers_are_lost_too_often_ends_the_search(tmp_path):
     assert proposals.failure["error"] == "worker lost"
     assert proposals.suggest("next") == Searcher.FINISHED
     assert not log.known.any()
+
+
+def test_storage_that_fails_ends_the_search_and_raises_nothing_that_tune_would_handle(
+    tmp_path, monkeypatch
+):
+    proposals, log = propose(Recording(), 3, tmp_path)
+    proposals.suggest("a")
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(log, "add", raiser(full))
+
+    proposals.on_trial_complete("a", {"loss": 1.0})
+
+    assert proposals.error is full
+    assert proposals.failure is None
+    assert proposals.suggest("b") == Searcher.FINISHED
 
 
 def test_an_algorithm_that_fails_ends_the_search_and_is_named(tmp_path):

@@ -8,6 +8,7 @@ from engine.federation.captures import write_capture
 from engine.lab import build_lab, trial_specs
 from engine.plan import make_plan
 from engine.trial import observe
+from tests.with_ray.conftest import leaktune
 from tests.with_ray.test_audit import audit
 
 
@@ -69,3 +70,18 @@ def test_a_report_is_written_anew_from_a_run_folder_alone(
     assert json.loads(capsys.readouterr().out) == summary
     assert json.loads((folder.path / "summary.json").read_text()) == summary
     assert (folder.path / "report" / "index.html").read_bytes() == page
+
+
+def test_a_report_of_an_unfinished_audit_does_not_end_it(ray_cluster, simulated_plan, tmp_path):
+    plan = make_plan(simulated_plan | {"controls": []}, source="test")
+    folder, summary, _ = audit(plan, tmp_path)
+    left = summary["trials"][0]["id"]
+    (folder.path / "trials" / left / "result.json").unlink()
+    folder.append_event("audit_resumed", done=1)
+    before = [event["kind"] for event in folder.events()]
+
+    assert leaktune("report", folder.path) == 0
+
+    interim = json.loads((folder.path / "summary.json").read_text())
+    assert [trial["id"] for trial in interim["trials"]] == [summary["trials"][1]["id"]]
+    assert [event["kind"] for event in folder.events()] == before

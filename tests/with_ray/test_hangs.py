@@ -28,7 +28,7 @@ def test_a_stopped_workers_trials_go_on_with_another_and_come_to_the_same_result
     hung = audit.events("trial_hung")
     assert hung
     assert all(event["seconds"] > LONG_SECONDS for event in hung)
-    assert f"The worker of {hung[0]['trial']} has completed no generation for" in audit.log()
+    assert f"Nothing was heard of the worker of {hung[0]['trial']} for" in audit.log()
     assert not is_worker(stopped)
 
 
