@@ -1,10 +1,12 @@
 """The searchers that descend along gradients: Adam in its forms, and L-BFGS."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
-from engine.attacks.searchers import is_white_box, make_searcher
+from engine.attacks.searchers import is_white_box, lbfgs_searcher, make_searcher
 from engine.attacks.searchers.group_adam_searcher import registered_means
 from engine.attacks.searchers.schedules import SCHEDULES
 
@@ -51,16 +53,20 @@ def test_lbfgs_follows_rosenbrocks_valley():
     assert min(losses) < 1e-6
 
 
-def test_lbfgs_never_accepts_a_step_that_raises_the_loss():
-    searcher = make_searcher("lbfgs", dim=10, budget=200, seed=1, population=1)
-    accepted = np.inf
-    for _ in range(200):
+def test_lbfgs_never_accepts_a_step_above_the_highest_of_the_last_losses(monkeypatch):
+    monkeypatch.setattr(lbfgs_searcher, "RECENT", 3)
+    searcher = make_searcher("lbfgs", dim=10, budget=100, seed=1, population=1)
+    [first] = searcher._descents
+    accepted = []
+    for _ in range(100):
         [point] = searcher.ask(1)
         loss = rosen(point)
         searcher.tell_details(point[None], np.array([loss]), rosen_der(point)[None])
-        [descent] = searcher._descents
-        assert descent._loss <= accepted or descent._loss == np.inf  # A new draw.
-        accepted = descent._loss
+        if first._loss not in accepted[-1:]:
+            accepted.append(first._loss)
+
+    assert all(loss <= max(accepted[n : n + 3]) for n, loss in enumerate(accepted[3:]))
+    assert any(after > before for before, after in pairwise(accepted))
 
 
 def test_lbfgs_draws_a_point_anew_from_which_nothing_is_lower():

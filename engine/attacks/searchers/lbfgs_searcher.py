@@ -1,5 +1,6 @@
 """L-BFGS asked and told: the optimiser of DLG."""
 
+from collections import deque
 from typing import Final
 
 import numpy as np
@@ -8,8 +9,11 @@ from engine import validate
 from engine.attacks.searchers.base import SEARCHERS, Detail
 from search_spaces.latent import View
 
-# Armijo's condition: the share of the decrease that a linear loss would have.
+# Armijo's condition: the share of the decrease that a linear loss would have, from the highest of
+# so many losses before. Steps that have to lower every loss stay in the first of the many minima
+# that gradients of networks of ReLUs have.
 SUFFICIENT: Final = 1e-4
+RECENT: Final = 100
 # Of a step that did not suffice, the shares that may be tried next.
 SHORTER: Final = (0.1, 0.5)
 # Steps in a row that do not suffice before the memory is dropped; as many more give the point up.
@@ -20,15 +24,16 @@ CURVED: Final = 1e-10
 
 @SEARCHERS.register("lbfgs")
 class LbfgsSearcher:
-    """White-box: L-BFGS from several points, with steps shortened until the loss falls.
+    """White-box: L-BFGS from several points, with steps shortened until the loss is low enough.
 
     The optimiser of `DLG <https://arxiv.org/abs/1906.08935>`_ (Zhu et al. 2019), after Nocedal and
-    Wright, *Numerical Optimization*, algorithms 7.4 and 3.1. Each loss with its gradient counts as
-    one evaluation, those of steps that were too long included. A point from which no step lowers
-    the loss is drawn anew; the best of all losses is the reconstruction.
+    Wright, *Numerical Optimization*, algorithms 7.4 and 3.1, where low enough is below the highest
+    of the last 100 losses (Grippo, Lampariello and Lucidi 1986). Each loss with its gradient counts
+    as one evaluation, those of steps that were too long included. A point from which no step is
+    short enough is drawn anew; the best of all losses is the reconstruction.
 
     *Differences from DLG*, which takes every step at its full length and fails where one was too
-    long: a step has to lower the loss.
+    long.
 
     Args:
         dim: Number of coordinates.
@@ -96,6 +101,7 @@ class _Descent:
         self._memory = memory
         self._point = start
         self._loss = np.inf
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self._gradient = self._direction = np.zeros_like(start)
         self._length, self._failures = 1.0, 0
         self._moves: list[np.ndarray] = []
@@ -106,9 +112,10 @@ class _Descent:
         slope = float(self._gradient @ self._direction)
         if not np.isfinite(gradient).all():
             return self._shorten(SHORTER[0])
-        if loss <= self._loss + SUFFICIENT * self._length * slope:
+        if loss <= max(self._recent, default=np.inf) + SUFFICIENT * self._length * slope:
             self._remember(gradient)
             self._point, self._loss, self._gradient = self.trial, loss, gradient
+            self._recent.append(loss)
             self._failures = 0
             return self._head_for(self._newton(), 1.0)
         # The lowest point of the parabola through both losses and the slope.
