@@ -17,11 +17,11 @@ LONG_SECONDS = 20  # More than a worker's start takes.
 
 @pytest.fixture(scope="module")
 def audits(tmp_path_factory):
-    """Starts audits of one search by their ``compute``, and ends what is left of them."""
+    """Starts audits of a few searches by their ``compute``, and ends what is left of them."""
     made = []
 
-    def start(**compute):
-        plan = plan_of(SEARCHER) | {"targets": 1}
+    def start(*, targets=1, **compute):
+        plan = plan_of(SEARCHER) | {"targets": targets}
         plan["attack"] |= {"budget": BUDGET}
         plan["compute"] |= {"fan_out": "candidates", "searches_per_trial": 1} | compute
         made.append(started(tmp_path_factory.mktemp("audit"), plan))
@@ -80,3 +80,18 @@ def test_a_killed_driver_loses_no_loss(audits, whole):
     assert audit.finish() == whole
     after = losses_in(audit)
     assert after[: len(before) - 1] == before[:-1]  # The last may have been cut off.
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_the_second_search_too(sent, code, audits):
+    """Ray Tune, which has run once by then, leaves its handler of signals behind."""
+    audit = audits(targets=2)
+    assert audit.wait(lambda: audit.events("trial_finished")), audit.log()
+    wait_for_losses(audit, BUDGET + 50)
+
+    audit.process.send_signal(sent)
+
+    audit.wait(lambda: False)
+    assert audit.process.returncode == code, audit.log()
+    assert len(audit.events("trial_finished")) == 1
+    assert audit.events("audit_interrupted")
