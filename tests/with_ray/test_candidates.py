@@ -20,6 +20,7 @@ from engine.run_folder import RunFolder
 from engine.status import read_status
 from engine.trial import run_trial
 from engine.trial_record import spec_hash
+from engine.tuning.candidates import score
 from engine.tuning.worker import prepare
 from tests.with_ray.audits import without_times
 from tests.with_ray.test_audit import audit
@@ -163,3 +164,23 @@ def test_a_driver_that_ends_early_loses_only_what_was_in_flight(sent, expected, 
     assert sorted(json.loads(line)["candidate"] for line in after[1:]) == list(range(budget))
     summary = json.loads((path.parents[2] / "summary.json").read_text())
     assert [trial["evaluations"] for trial in summary["trials"]] == [budget]
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_while_it_scores_is_replaced(ray_cluster, tmp_path, monkeypatch):
+    tried = tmp_path / "tried"
+
+    def hanging(*words):
+        if not tried.exists():
+            tried.touch()
+            time.sleep(600)
+        return score(*words)
+
+    monkeypatch.setattr("engine.tuning.candidates.score", hanging)
+    compute = {"fan_out": "candidates", "workers": 1, "hang_seconds": 25}
+
+    folder, summary, shown = audit(plan_of("random", compute=compute), tmp_path / "runs")
+
+    assert tried.exists()
+    assert "Nothing was heard of the worker of defense0-ggl-target0" in " ".join(shown.split())
+    assert_whole(folder, summary, "random")
