@@ -70,6 +70,11 @@ def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, l
         if proposals.error is not None:
             with storing(folder):
                 raise proposals.error
+        if proposals.failure is None and not log.known.all():
+            raise InfrastructureError(
+                f"Expected Ray Tune to have every candidate of {spec.id} evaluated, but it ended "
+                f"before. What is known is kept; go on with: leaktune resume {folder}"
+            )
         if proposals.failure is not None:
             news: Mapping[str, Any] = proposals.failure
         else:
