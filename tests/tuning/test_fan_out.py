@@ -40,16 +40,22 @@ class Tuner:
         return "results"
 
 
-def test_an_interrupt_that_tune_had_is_raised_and_later_ones_are_not_swallowed():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def handler():
+    """Python's own handler of SIGINT, whatever ran before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
+
+def test_an_interrupt_that_tune_had_is_raised_and_later_ones_are_not_swallowed(handler):
     assert fit(Tuner(0)) == "results"
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is handler
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         fit(Tuner(1))
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_the_tuner_of_another_thread_is_left_alone():
