@@ -158,10 +158,11 @@ def _interrupts() -> Iterator[None]:
     At the first SIGINT Tune ends its trials, puts back the handler it found, and says nothing. If
     none came it leaves its own handler behind, which would swallow the next one.
     """
-    if threading.current_thread() is not threading.main_thread() or NO_HANDLER in os.environ:
+    handler = signal.getsignal(signal.SIGINT)
+    other_thread = threading.current_thread() is not threading.main_thread()
+    if other_thread or handler is None or NO_HANDLER in os.environ:
         yield
         return
-    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
         if signal.getsignal(signal.SIGINT) is handler:
