@@ -157,12 +157,19 @@ def test_a_driver_that_wakes_looks_whether_the_run_is_still_its_own(tmp_path, mo
     driver.end("failed")
 
 
-def test_storage_that_fails_for_a_while_does_not_end_the_heartbeats(tmp_path, monkeypatch):
+def failing_with(error):
+    """Returns a list that grows by one a call, and a function that raises at each."""
     tried = []
 
-    def failing(*_):
+    def fail(*_):
         tried.append(1)
-        raise OSError(5, "Input/output error")
+        raise error
+
+    return tried, fail
+
+
+def test_storage_that_fails_for_a_while_does_not_end_the_heartbeats(tmp_path, monkeypatch):
+    tried, failing = failing_with(OSError(5, "Input/output error"))
 
     with drive(tmp_path, print) as driver:
         with monkeypatch.context() as patch:
@@ -175,11 +182,7 @@ def test_storage_that_fails_for_a_while_does_not_end_the_heartbeats(tmp_path, mo
 
 
 def test_a_full_disk_does_not_end_a_driver(tmp_path, monkeypatch):
-    tried = []
-
-    def full(*_):
-        tried.append(1)
-        raise OSError(28, "No space left on device")
+    tried, full = failing_with(OSError(28, "No space left on device"))
 
     with drive(tmp_path, print) as driver:
         with monkeypatch.context() as patch:
