@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -166,25 +167,49 @@ def stop_signals(last_words: Callable[[], None]) -> Iterator[set[int]]:
         finally:
             os._exit(STOPPED_EXIT)
 
-    timer = threading.Timer(LEAVE_SECONDS, leave)
-    timer.daemon = True
-
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
-        if number not in received:
-            received.add(number)
-            timer.start()
+        received.add(number)
         signal.raise_signal(signal.SIGINT)
 
-    with _on_sigterm(forward):
+    with _on_sigterm(forward), _after_sigterm(LEAVE_SECONDS, leave):
         try:
             yield received
         except KeyboardInterrupt:
             received.add(signal.SIGINT)
         except SystemExit:
             received.add(signal.SIGTERM)
-        finally:
-            timer.cancel()
+
+
+@contextlib.contextmanager
+def _after_sigterm(seconds: float, leave: Callable[[], None]) -> Iterator[None]:
+    """Calls ``leave`` in another thread, seconds after SIGTERM, if the block lasts that long.
+
+    Also where no handler of Python's has its turn, for the main thread is in a call of Ray's that
+    waits for what is gone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers, told = socket.socketpair()
+    told.setblocking(False)
+
+    def watch() -> None:
+        with numbers:
+            while (number := numbers.recv(1)) not in (b"", bytes([signal.SIGTERM])):
+                pass
+            if number and not over.wait(seconds):
+                leave()
+
+    over = threading.Event()
+    threading.Thread(target=watch, name="leaktune-leave", daemon=True).start()
+    previous = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(previous)
+        told.close()
 
 
 @contextlib.contextmanager

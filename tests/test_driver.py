@@ -1,4 +1,7 @@
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -192,3 +195,44 @@ def test_a_full_disk_does_not_end_a_driver(tmp_path, monkeypatch):
         driver.check()
 
     assert read_lease(tmp_path, 1).ended == "finished"
+
+
+STUCK = """
+import ctypes, signal, sys
+from engine import driver as drivers
+
+drivers.LEAVE_SECONDS = 0.3
+libc = ctypes.CDLL(None)
+mutex = ctypes.create_string_buffer(128)
+libc.pthread_mutex_lock(mutex)
+with drivers.stop_signals(lambda: print("last words", flush=True)):
+    print("stuck", flush=True)
+    libc.pthread_mutex_lock(mutex)  # Forever, and no handler of Python's has its turn.
+"""
+
+
+def test_sigterm_ends_a_process_whose_main_thread_is_stuck_outside_python():
+    """As it is in a call of Ray's to what SIGTERM ended as well."""
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "stuck\n"
+    process.terminate()
+
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+
+    assert (process.returncode, out) == (143, "last words\n")
+
+
+def test_a_block_that_ends_soon_after_sigterm_goes_on_to_its_end(monkeypatch):
+    monkeypatch.setattr(drivers, "LEAVE_SECONDS", 0.2)
+    spoken = []
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with drivers.stop_signals(lambda: spoken.append(1)) as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE_SECONDS)
+
+    signal.signal(signal.SIGINT, previous)
+    time.sleep(0.4)
+    assert signal.SIGTERM in received
+    assert not spoken
+    assert signal.set_wakeup_fd(-1) == -1  # It was put back.
