@@ -22,10 +22,10 @@ format: ## rewrite the sources in the house format, and apply the safe fixes of 
 	uv run ruff check --fix .
 
 test: ## the tests that run in a few minutes on two cores
-	uv run pytest
+	uv run pytest -n 2
 
 test-slow: ## the tests marked slow
-	uv run pytest -m slow
+	uv run pytest -n 2 -m slow
 
 bench: ## what scoring, searching and spreading cost, as ratios (takes minutes; leave the machine alone)
 	for name in objective searcher fanout scaling; do uv run python benchmarks/run.py $$name || exit; done

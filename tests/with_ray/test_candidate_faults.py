@@ -10,8 +10,8 @@ from tests.with_ray.audits import kill, plan_of, started
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SEARCHER = "nevergrad:DiagonalCMA"  # One whose proposals follow from every loss told.
-BUDGET = 400
-KILLS = 6
+BUDGET = 200
+KILLS = 3
 LONG_SECONDS = 20  # More than a worker's start takes.
 
 

@@ -1,7 +1,6 @@
 """Audits whose candidates are Ray Tune trials: the same results, and nothing evaluated twice."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -125,10 +124,7 @@ def test_a_search_that_fails_is_shown_and_counted(ray_cluster, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("sent", "expected"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)]
-)
-def test_a_driver_that_ends_early_loses_only_what_was_in_flight(sent, expected, tmp_path):
+def test_an_interrupted_driver_loses_only_what_was_in_flight(tmp_path):
     budget, plan = 150, tmp_path / "plan.yaml"
     values = plan_of("nevergrad:DiagonalCMA").to_dict()
     values["attack"] |= {"budget": budget}
@@ -136,7 +132,7 @@ def test_a_driver_that_ends_early_loses_only_what_was_in_flight(sent, expected, 
     plan.write_text(yaml.safe_dump(values))
     words = [sys.executable, LAUNCHER]
     run = [*words, "run", "--config", str(plan), "--output", str(tmp_path / "runs")]
-    killed = subprocess.Popen(run, start_new_session=True)
+    stopped = subprocess.Popen(run, start_new_session=True)
     log = "*/trials/*/candidates.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -144,9 +140,8 @@ def test_a_driver_that_ends_early_loses_only_what_was_in_flight(sent, expected, 
         if lines and len(lines[0]) > 40:
             break
         time.sleep(0.02)
-    stop = os.killpg if sent == signal.SIGKILL else os.kill
-    stop(killed.pid, sent)
-    assert killed.wait(60) == expected
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait(60) == 130
     (path,) = (tmp_path / "runs").glob(log)
     before = path.read_text().splitlines()
     assert 40 < len(before) <= budget

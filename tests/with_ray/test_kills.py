@@ -10,7 +10,7 @@ from tests.with_ray.audits import SEARCHERS, plan_of, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS = 6  # Of workers, and of drivers, for each searcher.
+KILLS = 3  # Of workers, and of drivers, for each searcher.
 
 
 @pytest.fixture(scope="module")
