@@ -1,6 +1,8 @@
 """The command that chooses settings of an attack."""
 
+import contextlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +59,8 @@ def tune(
         done.append(settings)
         console.print(f"{len(done)} of {len(points)} settings done: {_label(settings)}")
 
-    with tuning.connect(address):
+    # Ray prints on standard output what became of workers.
+    with contextlib.redirect_stdout(sys.stderr), tuning.connect(address):
         if awaited := tuning.check_machines(plan.compute):
             console.print(awaited)
         found = tuning.tune_attack(plan, axes, on_done=note)

@@ -91,8 +91,10 @@ def tune_attack(
         tuner = tune.Tuner(
             trainable,
             param_space=grid_to_tune(axes),
+            # Each has a worker of its own: Tune gives up a trial whose worker, which had another
+            # before, is lost as it is made ready for it.
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=plan.compute.workers, reuse_actors=True
+                max_concurrent_trials=plan.compute.workers, reuse_actors=False
             ),
             run_config=tune.RunConfig(
                 name="settings",

@@ -1,12 +1,15 @@
 """Settings chosen by the matching loss, through the command line."""
 
 import json
+import time
 
 import pytest
 
+from tests.with_ray.audits import finish, is_worker, kill, processes_of, start
 from tests.with_ray.conftest import leaktune
 
 SMALL = ("--set", "targets=1", "--set", "attack.budget=130", "--set", "defenses=[none]")
+KILLS = 3
 
 
 def test_every_combination_is_tried_and_the_best_is_shown_first(ray_cluster, capsys):
@@ -25,6 +28,31 @@ def test_every_combination_is_tried_and_the_best_is_shown_first(ray_cluster, cap
     }
     assert tried == {(name, n) for name in ("random", "sepcma") for n in (1, 2)}
     assert "4 of 4 settings done" in err
+
+
+@pytest.mark.slow
+def test_killed_workers_change_nothing():
+    over = ("--over", "attack.restarts=[1, 2, 3]")
+    words = ("tune", *over, *SMALL, "--set", "attack.budget=600", "--format", "json")
+    expected = outcome_of(start(*words))
+    disturbed, killed = start(*words), set()
+
+    while len(killed) < KILLS and disturbed.poll() is None:
+        new = {pid for pid in processes_of(disturbed.pid) if is_worker(pid)} - killed
+        kill(new)
+        killed |= new
+        time.sleep(0.1)
+
+    assert len(killed) >= KILLS
+    assert outcome_of(disturbed) == expected
+
+
+def outcome_of(command):
+    code, out, err = finish(command)
+    assert code == 0, err
+    return [
+        {key: value for key, value in one.items() if key != "seconds"} for one in json.loads(out)
+    ]
 
 
 @pytest.mark.parametrize(
