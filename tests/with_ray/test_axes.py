@@ -10,10 +10,9 @@ import yaml
 
 from engine.attacks.searchers import list_searchers
 from engine.run_folder import RunFolder
-from tests.with_ray.audits import without_times
+from tests.with_ray.audits import INCONCLUSIVE, without_times
 from tests.with_ray.conftest import leaktune
 
-INCONCLUSIVE = 101  # As two targets always are.
 SEARCHERS, SEEDS = ("gauss_newton", "sepcma"), (4, 7)
 PLAN = {
     "name": "axes",

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pytest
 
-import engine
+from tests.with_ray.audits import INCONCLUSIVE, LAUNCHER
 
 pytestmark = pytest.mark.slow
 
-LAUNCHER = Path(engine.__file__).parent / "run.py"
 SMOKE = Path(__file__).parents[1] / "data" / "smoke.yaml"
-INCONCLUSIVE, INFRASTRUCTURE = 101, 4
+INFRASTRUCTURE = 4
 
 
 @pytest.fixture

@@ -7,20 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
-import engine
 from engine.lease import last_number
 from engine.run_folder import RunFolder
 from engine.status import read_status
-from tests.with_ray.audits import without_times
+from tests.with_ray.audits import INCONCLUSIVE, LAUNCHER, PATIENCE_SECONDS, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LAUNCHER = Path(engine.__file__).parent / "run.py"
 PLAN = {
     "name": "twice",
     "targets": 5,
@@ -29,8 +26,6 @@ PLAN = {
     "compute": {"workers": 1},
     "tracking": {"mlflow": False},
 }
-INCONCLUSIVE = 101
-PATIENCE_SECONDS = 240
 # The command line, with leases that are given up sooner.
 HASTY = """
 import sys
