@@ -24,8 +24,11 @@ PUBLISHED_GGL: Final = AttackSettings(
 )
 
 # The attacks that search pixels, without a generator, as published: none knows of a defense.
+# *Difference* of DLG: it starts close to grey, since what a model does not see of an image stays as
+# it was drawn (docs/decisions/0027).
 DLG: Final = AttackSettings(
     searcher="lbfgs",
+    searcher_settings={"start_std": 0.1},
     space="pixels",
     label_inference="joint",
     label_hypotheses=1,

@@ -9,6 +9,7 @@ from scipy.optimize import rosen, rosen_der
 from engine.attacks.searchers import is_white_box, lbfgs_searcher, make_searcher
 from engine.attacks.searchers.group_adam_searcher import registered_means
 from engine.attacks.searchers.schedules import SCHEDULES
+from engine.errors import PlanError
 
 
 def descend(name, loss, gradient, *, dim, budget, seed=0, **settings):
@@ -79,6 +80,19 @@ def test_lbfgs_draws_a_point_anew_from_which_nothing_is_lower():
         starts.add(searcher._descents[0]._point.tobytes())
 
     assert len(starts) >= 3
+
+
+def test_lbfgs_starts_as_far_from_zero_as_it_is_told():
+    settings = {"dim": 2000, "budget": 10, "seed": 0}
+
+    far, near = (
+        make_searcher("lbfgs", **settings, **told).ask(1) for told in ({}, {"start_std": 0.1})
+    )
+
+    np.testing.assert_allclose(near, 0.1 * far)
+    assert far.std() == pytest.approx(1, abs=0.05)
+    with pytest.raises(PlanError, match="Expected start_std > 0, got start_std=0"):
+        make_searcher("lbfgs", **settings, start_std=0)
 
 
 @pytest.mark.parametrize("name", ["adam", "group_adam", "lbfgs"])

@@ -41,18 +41,28 @@ class LbfgsSearcher:
         seed: Seeds the first points.
         population: Points that descend side by side.
         memory: Steps remembered of each.
+        start_std: Standard deviation of the coordinates of first points.
     """
 
     view: View = "normal"
     wants: Detail | None = "gradients"
 
     def __init__(
-        self, *, dim: int, budget: int, seed: int, population: int = 4, memory: int = 50
+        self,
+        *,
+        dim: int,
+        budget: int,
+        seed: int,
+        population: int = 4,
+        memory: int = 50,
+        start_std: float = 1.0,
     ) -> None:
         del budget  # Plans nothing.
         validate.count(population=population, memory=memory)
+        validate.positive(start_std=start_std)
         self.preferred_population = population
         self._rng, self._dim, self._memory = np.random.default_rng(seed), dim, memory
+        self._start_std = start_std
         self._descents = [self._new() for _ in range(population)]
         self._next = 0
         self._asked: list[int] = []
@@ -63,9 +73,7 @@ class LbfgsSearcher:
         self._next = (self._next + candidates) % population
         points = [self._descents[place].trial for place in self._asked[:population]]
         # Of a point asked for more than once, each but the first is a new draw, and only shown.
-        points += [
-            self._rng.standard_normal(self._dim) for _ in range(max(0, candidates - population))
-        ]
+        points += [self._draw() for _ in range(max(0, candidates - population))]
         return np.stack(points)
 
     def tell_details(self, points: np.ndarray, losses: np.ndarray, details: np.ndarray) -> None:
@@ -82,7 +90,10 @@ class LbfgsSearcher:
             self._descents[place] = self._new()
 
     def _new(self) -> "_Descent":
-        return _Descent(self._rng.standard_normal(self._dim), self._memory)
+        return _Descent(self._draw(), self._memory)
+
+    def _draw(self) -> np.ndarray:
+        return self._start_std * self._rng.standard_normal(self._dim)
 
 
 class _Descent:
