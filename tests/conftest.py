@@ -153,10 +153,3 @@ def knowledge(model, head, generator):
         latent_dim=LATENT_DIM,
         defense_kinds=("none",),
     )
-
-
-def pytest_collection_modifyitems(items):
-    """Where several processes share the tests, each file stays in one, and all of Ray's do."""
-    for item in items:
-        with_ray = "with_ray" in item.path.parts
-        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else str(item.path)))

@@ -27,7 +27,7 @@ def leaktune(*words):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """The one small Ray of the whole test session."""
+    """The one small Ray of the whole test session, or of each process that shares it."""
     with tuning.connect(None):
         yield
 
