@@ -1,12 +1,20 @@
 """The plan of an audit: strict, printable, and checked as a whole before any work is spent."""
 
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 import search_spaces
 from engine.attacks import PRESETS
@@ -40,7 +48,23 @@ from engine.setups import SETUPS, default_data_folder
 
 DEFAULT_PLAN = Path(search_spaces.__file__).parent / "embedded.yaml"
 MAX_PLAN_BYTES = 1024**2
-AttackName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._]{0,59}$")]
+
+
+def _named_by(marks: str) -> AfterValidator:
+    """Checks a name of letters, digits and some marks, which may be part of a file's name."""
+
+    def check(name: str) -> str:
+        if not re.fullmatch(f"[A-Za-z0-9][A-Za-z0-9{re.escape(marks)}]{{0,59}}", name):
+            raise ValueError(
+                f"Expected letters, digits and any of {' '.join(marks)} in a name, at most 60, the "
+                "first a letter or a digit"
+            )
+        return name
+
+    return AfterValidator(check)
+
+
+AttackName = Annotated[str, _named_by("._")]  # Ids of trials are put together by "-".
 
 
 class Plan(Strict):
@@ -75,7 +99,7 @@ class Plan(Strict):
 
     version: Literal[1] = 1
     scale: str | None = None
-    name: str = Field(default="audit", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
+    name: Annotated[str, _named_by("._-")] = "audit"
     seed: Seed = 0
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     data: Reference = "fashion-mnist"

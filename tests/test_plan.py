@@ -539,7 +539,7 @@ def test_every_attack_has_its_trials_and_shuffled_controls_beside_the_common_one
         ({"attacks": {"oracle": {}}}, "attacks: expected other names than those of controls"),
         ({"attacks": {}}, "attacks: .*at least 1 item"),
         ({"attacks": ["dlg"]}, "attacks: .*dictionary"),
-        ({"attacks": {"d l g": {}}}, "attacks.d l g"),
+        ({"attacks": {"dlg-2": {}}}, "attacks.dlg-2.*any of . _ in a name, .* got 'dlg-2'"),
         ({"attacks": {"dlg": {"budgett": 3}}}, "Unknown key 'attacks.dlg.budgett'.*'budget'"),
         ({"attacks": {"mine": {"preset": "dgl"}}}, "attacks.mine: Unknown attack preset 'dgl'"),
         (
@@ -554,6 +554,13 @@ def test_every_attack_has_its_trials_and_shuffled_controls_beside_the_common_one
 def test_impossible_attacks_are_refused_by_their_place(values, said):
     with pytest.raises(PlanError, match=said):
         plan_of(**values)
+
+
+def test_a_name_may_be_part_of_a_files():
+    with pytest.raises(
+        PlanError, match=r"name: Expected letters, digits and any of . _ - in .*'a/b'"
+    ):
+        plan_of(name="a/b")
 
 
 def test_several_attacks_have_threat_cards_of_their_own():
