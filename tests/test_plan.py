@@ -539,6 +539,7 @@ def test_every_attack_has_its_trials_and_shuffled_controls_beside_the_common_one
         ({"attacks": {"oracle": {}}}, "attacks: expected other names than those of controls"),
         ({"attacks": {}}, "attacks: .*at least 1 item"),
         ({"attacks": ["dlg"]}, "attacks: .*dictionary"),
+        ({"attacks": {"d l g": {}}}, "attacks.d l g"),
         ({"attacks": {"dlg-2": {}}}, "attacks.dlg-2.*any of . _ in a name, .* got 'dlg-2'"),
         ({"attacks": {"dlg": {"budgett": 3}}}, "Unknown key 'attacks.dlg.budgett'.*'budget'"),
         ({"attacks": {"mine": {"preset": "dgl"}}}, "attacks.mine: Unknown attack preset 'dgl'"),
