@@ -198,7 +198,7 @@ def test_a_full_disk_does_not_end_a_driver(tmp_path, monkeypatch):
 
 
 STUCK = """
-import ctypes, signal, sys
+import ctypes, threading
 from engine import driver as drivers
 
 drivers.LEAVE_SECONDS = 0.3
@@ -206,7 +206,7 @@ libc = ctypes.CDLL(None)
 mutex = ctypes.create_string_buffer(128)
 libc.pthread_mutex_lock(mutex)
 with drivers.stop_signals(lambda: print("last words", flush=True)):
-    print("stuck", flush=True)
+    threading.Timer(1, print, ["stuck"], {"flush": True}).start()
     libc.pthread_mutex_lock(mutex)  # Forever, and no handler of Python's has its turn.
 """
 
