@@ -1,6 +1,6 @@
 """The audit grid: the outer space, every combination of target, defense, attack and seed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, Final, NamedTuple
 
@@ -59,41 +59,6 @@ def _is_repeated(point: GridPoint) -> bool:
     if point.control == INDEPENDENT and point.defense:
         return True
     return point.control in COMMON and point.attack > 0
-
-
-def audit_axes(
-    *,
-    targets: Iterable[int],
-    defenses: Iterable[Any],
-    attacks: Iterable[str] = (),
-    searchers: Iterable[Any] = (),
-    seeds: Iterable[int] = (),
-) -> dict[str, list[Any]]:
-    """Returns the axes of an audit with their values, those left empty left out.
-
-    Args:
-        targets: Indices of clients.
-        defenses: What tells defenses apart: their indices, or mappings from :func:`strengths`.
-        attacks: Names of attacks and controls.
-        searchers: What tells searchers apart: their indices, or names as in a plan.
-        seeds: Roots of the trials' random streams.
-    """
-    axes = {
-        "target": list(targets),
-        "defense": list(defenses),
-        "attack": list(attacks),
-        "searcher": list(searchers),
-        "seed": list(seeds),
-    }
-    return {name: values for name, values in axes.items() if values}
-
-
-def strengths(name: str, **settings: Sequence[object]) -> list[dict[str, Any]]:
-    """Returns a defense at every combination of its settings, as a plan would list it.
-
-    ``strengths("clipping", max_norm=[1, 4])`` is ``[{name: clipping, max_norm: 1}, ...]``.
-    """
-    return [{"name": name, **point} for point in grid_points(settings)]
 
 
 def grid_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.cli.audit_commands import Address, Format, Overrides
-from engine.errors import PlanError
+from engine.errors import AuditError, PlanError
 
 
 def register(app: typer.Typer) -> None:
@@ -63,11 +63,16 @@ def tune(
     with contextlib.redirect_stdout(sys.stderr), tuning.connect(address):
         if awaited := tuning.check_machines(plan.compute):
             console.print(awaited)
-        found = tuning.tune_attack(plan, axes, on_done=note)
+        found, failed = tuning.tune_attack(plan, axes, on_done=note)
     if output_format == "json":
         typer.echo(json.dumps([asdict(one) for one in found], indent=1))
-    else:
+    elif found:
         _print(found)
+    if failed:
+        raise AuditError(
+            f"Expected losses of {len(points)} settings, got those of {len(found)}. Failed:\n"
+            + "\n".join(f"{_label(one.settings)}: {one.reason}" for one in failed)
+        )
 
 
 def _axes(over: Sequence[str]) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.attacks import prepare_objective, run_attack
-from engine.errors import AuditError, PlanError
+from engine.errors import PlanError
 from engine.lab import trial_specs
 from engine.plan import Plan, make_plan
 from engine.scoring.variants import CONTROLS
@@ -45,6 +45,19 @@ class Tuned:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Failed:
+    """Settings whose searches did not end.
+
+    Attributes:
+        settings: Values by their keys in a plan.
+        reason: What failed.
+    """
+
+    settings: Point
+    reason: str
+
+
 def with_settings(plan: Plan, settings: Point) -> Plan:
     """Returns the plan with some keys set; raises PlanError if it cannot be."""
     if plan.attacks is not None:
@@ -65,7 +78,7 @@ def with_settings(plan: Plan, settings: Point) -> Plan:
 
 def tune_attack(
     plan: Plan, axes: Mapping[str, Sequence[Any]], *, on_done: Callable[[Point], None]
-) -> list[Tuned]:
+) -> tuple[list[Tuned], list[Failed]]:
     """Attacks all updates of a plan with every combination of settings, each a Tune trial.
 
     Args:
@@ -74,10 +87,8 @@ def tune_attack(
         on_done: Called with the settings of each trial that is over.
 
     Returns:
-        All combinations, that of the lowest mean rank first.
-
-    Raises:
-        AuditError: If a search fails.
+        The combinations that attacked all updates, that of the lowest mean rank first, ranked among
+        themselves; then those that failed.
     """
     from ray import tune
 
@@ -105,16 +116,19 @@ def tune_attack(
             ),
         )
         results = fit(tuner)
-        reports = [(one.config, one.metrics) for one in results]
-    for settings, report in reports:
-        if not report or "losses" not in report:
-            reason = (report or {}).get("error", "its workers were lost too often")
-            raise AuditError(f"Expected losses with {settings}, got none: {reason}.")
-    return rank_settings(
-        [settings for settings, _ in reports],
-        np.array([report["losses"] for _, report in reports]),
-        [report["seconds"] for _, report in reports],
+        reports = [(one.config, one.metrics or {}) for one in results]
+    ended = [(settings, report) for settings, report in reports if "losses" in report]
+    failed = [
+        Failed(settings, report.get("error", "its workers were lost too often"))
+        for settings, report in reports
+        if "losses" not in report
+    ]
+    ranked = rank_settings(
+        [settings for settings, _ in ended],
+        np.array([report["losses"] for _, report in ended]),
+        [report["seconds"] for _, report in ended],
     )
+    return ranked, failed
 
 
 def rank_settings(
@@ -127,6 +141,8 @@ def rank_settings(
         losses: Of every update with each of them, ``(S, updates)``, positive.
         seconds: Mean seconds of a search with each of them.
     """
+    if not settings:
+        return []
     better = (losses[:, None] > losses[None]).sum(1)
     equal = (losses[:, None] == losses[None]).sum(1)
     ranks = 1 + better + (equal - 1) / 2

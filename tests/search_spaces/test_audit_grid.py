@@ -1,6 +1,6 @@
 from collections import Counter
 
-from search_spaces.audit_grid import GridPoint, audit_axes, audit_grid, grid_points, strengths
+from search_spaces.audit_grid import GridPoint, audit_grid, grid_points
 
 
 def test_an_audit_runs_target_by_target_with_the_oracle_once_each():
@@ -28,12 +28,6 @@ def test_what_depends_on_no_attack_runs_once_a_seed():
         assert [runs[control, 0, seed] for control in ("", *controls)] == [3, 1, 3, 1, 1]
 
 
-def test_axes_without_values_are_left_out():
-    axes = audit_axes(targets=range(2), defenses=["none"], seeds=(5,))
-
-    assert axes == {"target": [0, 1], "defense": ["none"], "seed": [5]}
-
-
 def test_the_last_axis_changes_fastest():
     assert grid_points({"target": [0, 1], "seed": [3, 4]}) == [
         {"target": 0, "seed": 3},
@@ -41,11 +35,3 @@ def test_the_last_axis_changes_fastest():
         {"target": 1, "seed": 3},
         {"target": 1, "seed": 4},
     ]
-
-
-def test_a_defense_is_listed_at_each_of_its_strengths():
-    assert strengths("soteria", percent=[40, 80], version=["ggl"]) == [
-        {"name": "soteria", "percent": 40, "version": "ggl"},
-        {"name": "soteria", "percent": 80, "version": "ggl"},
-    ]
-    assert strengths("none") == [{"name": "none"}]

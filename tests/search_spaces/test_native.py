@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from search_spaces import make_space
-from search_spaces.audit_grid import audit_axes, grid_points
+from search_spaces.audit_grid import grid_points
 from search_spaces.latent_spaces import SPACES
 from search_spaces.native import (
     coordinate_names,
@@ -193,12 +193,12 @@ def test_an_unbounded_space_is_not_exported(export):
 def test_tune_runs_the_points_of_the_grid():
     from ray.tune.search.variant_generator import generate_variants
 
-    axes = audit_axes(
-        targets=range(3),
-        defenses=[{"name": "none"}, {"name": "clipping", "max_norm": 1}],
-        searchers=["sepcma", "random"],
-        seeds=[0, 7],
-    )
+    axes = {
+        "target": [0, 1, 2],
+        "defense": [{"name": "none"}, {"name": "clipping", "max_norm": 1}],
+        "searcher": ["sepcma", "random"],
+        "seed": [0, 7],
+    }
 
     variants = [spec for _, spec in generate_variants(grid_to_tune(axes))]
 

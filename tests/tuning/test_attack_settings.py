@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,13 @@ from engine.errors import PlanError
 from engine.lab import build_lab, trial_specs
 from engine.plan import make_plan
 from engine.trial import run_trial
-from engine.tuning.attack_settings import rank_settings, search_updates, with_settings
+from engine.tuning.attack_settings import (
+    Failed,
+    rank_settings,
+    search_updates,
+    tune_attack,
+    with_settings,
+)
 
 PLAN = {"targets": 1, "attack": {"budget": 40}, "controls": [], "defenses": ["none"]}
 
@@ -81,6 +88,33 @@ def test_a_failure_is_told_with_its_reason(monkeypatch):
 
     assert set(reported[0]) == {"error"}
     assert "regulariser" in reported[0]["error"]
+
+
+def test_settings_that_fail_leave_the_others_ranked(monkeypatch):
+    results = [
+        SimpleNamespace(config={"attack.restarts": 1}, metrics={"losses": [2.0], "seconds": 1.0}),
+        SimpleNamespace(config={"attack.restarts": 2}, metrics={"error": "OutOfMemoryError: full"}),
+        SimpleNamespace(config={"attack.restarts": 3}, metrics=None),
+        SimpleNamespace(config={"attack.restarts": 4}, metrics={"losses": [1.0], "seconds": 1.0}),
+    ]
+    monkeypatch.setattr("engine.tuning.attack_settings.fit", lambda tuner: results)
+
+    ranked, failed = tune_attack(plan_of(), {"attack.restarts": [1, 2, 3, 4]}, on_done=print)
+
+    assert [one.settings["attack.restarts"] for one in ranked] == [4, 1]
+    assert failed == [
+        Failed({"attack.restarts": 2}, "OutOfMemoryError: full"),
+        Failed({"attack.restarts": 3}, "its workers were lost too often"),
+    ]
+
+
+def test_where_all_settings_fail_none_is_ranked(monkeypatch):
+    results = [SimpleNamespace(config={"attack.restarts": 1}, metrics={"error": "no"})]
+    monkeypatch.setattr("engine.tuning.attack_settings.fit", lambda tuner: results)
+
+    ranked, failed = tune_attack(plan_of(), {"attack.restarts": [1]}, on_done=print)
+
+    assert (ranked, failed) == ([], [Failed({"attack.restarts": 1}, "no")])
 
 
 def test_several_attacks_are_not_tuned():

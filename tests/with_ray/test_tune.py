@@ -1,10 +1,12 @@
 """Settings chosen by the matching loss, through the command line."""
 
+import contextlib
 import json
 import time
 
 import pytest
 
+from engine.tuning.attack_settings import Failed, Tuned
 from tests.with_ray.audits import finish, is_worker, kill, processes_of, start
 from tests.with_ray.conftest import leaktune
 
@@ -28,6 +30,23 @@ def test_every_combination_is_tried_and_the_best_is_shown_first(ray_cluster, cap
     }
     assert tried == {(name, n) for name in ("random", "sepcma") for n in (1, 2)}
     assert "4 of 4 settings done" in err
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_settings_that_fail_are_told_after_the_ranking_of_the_others(form, monkeypatch, capsys):
+    ranked = [Tuned({"attack.restarts": 1}, 1.0, 1.0, best_on=1, updates=1, seconds=2.0)]
+    failed = [Failed({"attack.restarts": 2}, "OutOfMemoryError: full")]
+    monkeypatch.setattr("engine.tuning.connect", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr("engine.tuning.check_machines", lambda compute: "")
+    monkeypatch.setattr("engine.tuning.tune_attack", lambda *args, **names: (ranked, failed))
+
+    code = leaktune("tune", "--over", "attack.restarts=[1, 2]", *SMALL, "--format", form)
+
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert "restarts=1" in out if form == "text" else len(json.loads(out)) == 1
+    assert "Expected losses of 2 settings, got those of 1." in err
+    assert "restarts=2: OutOfMemoryError: full" in err
 
 
 @pytest.mark.slow
