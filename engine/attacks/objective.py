@@ -242,14 +242,14 @@ class GradientMatchingObjective:
         if not len(near):
             return Scores(distances, sketches)
         enough = filled_up(near)
-        again = self.between_updates(
-            images.unflatten(0, (len(latents), -1))[enough].flatten(0, 1), latents[enough]
-        )
+        some, codes = images.unflatten(0, (len(latents), -1))[enough].flatten(0, 1), latents[enough]
+        again = self.of_updates(self.matcher.updates(some, self.decoder.labels(codes)), codes)
         whole = distances.index_copy(0, near, again.losses[: len(near)].double())
         return Scores(whole, sketches)
 
-    def between_updates(self, images: Tensor, latents: Tensor, *, sketched: bool = False) -> Scores:
-        candidates = self.imitate(self.matcher.updates(images, self.decoder.labels(latents)))
+    def of_updates(self, updates: Update, latents: Tensor, *, sketched: bool = False) -> Scores:
+        """Returns scores of candidates by their whole updates, as no defense left them."""
+        candidates = self.imitate(updates)
         distances = self.distance(candidates, self.observed)
         if not sketched:
             return Scores(distances)

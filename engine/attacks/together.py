@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.attacks.matching import Moments, Observation, filled_up
+from engine.attacks.matching import Observation, filled_up
 from engine.attacks.objective import GradientMatchingObjective
 from engine.attacks.scores import Scores
 from engine.attacks.search import Evaluation
@@ -142,31 +142,47 @@ def _generate(
 def distances_of(
     evaluations: Sequence[MatchingEvaluation], images: Sequence[Tensor]
 ) -> list[Scores]:
-    """Returns each one's distances: in one pass for all those that moments suffice."""
+    """Returns each one's distances: in one pass those that moments suffice, in one more the rest.
+
+    Evaluations are of one kind.
+    """
+    pairs = list(zip(evaluations, images, strict=True))
     quick = [
-        place
-        for place, one in enumerate(evaluations)
-        if not one.objective.why_updates
-        and not one.objective.matcher.prefers_updates(images[place])
+        not one.objective.why_updates and not one.objective.matcher.prefers_updates(some)
+        for one, some in pairs
     ]
-    moments: dict[int, Moments] = {}
-    if quick:
-        found = evaluations[0].objective.matcher.moments(
-            _joined([images[place] for place in quick]),
-            _joined([_labels_of(evaluations[place]) for place in quick]),
-            [
-                (_observation_of(evaluations[place]), len(evaluations[place].latents))
-                for place in quick
-            ],
-        )
-        moments = dict(zip(quick, found, strict=True))
+    found = {
+        True: iter(_by_moments([pair for pair, use in zip(pairs, quick, strict=True) if use])),
+        False: iter(_by_updates([pair for pair, use in zip(pairs, quick, strict=True) if not use])),
+    }
+    return [next(found[use]) for use in quick]
+
+
+def _by_moments(pairs: Sequence[tuple[MatchingEvaluation, Tensor]]) -> list[Scores]:
+    if not pairs:
+        return []
+    found = pairs[0][0].objective.matcher.moments(
+        _joined([images for _, images in pairs]),
+        _joined([_labels_of(one) for one, _ in pairs]),
+        [(_observation_of(one), len(one.latents)) for one, _ in pairs],
+    )
     return [
-        one.objective.of_moments(moments[place], images[place], one.latents)
-        if place in moments
-        else one.objective.between_updates(
-            images[place], one.latents, sketched=one.wanted == "sketches"
+        one.objective.of_moments(moments, images, one.latents)
+        for (one, images), moments in zip(pairs, found, strict=True)
+    ]
+
+
+def _by_updates(pairs: Sequence[tuple[MatchingEvaluation, Tensor]]) -> list[Scores]:
+    if not pairs:
+        return []
+    updates = pairs[0][0].objective.matcher.updates(
+        _joined([images for _, images in pairs]), _joined([_labels_of(one) for one, _ in pairs])
+    )
+    return [
+        one.objective.of_updates(own, one.latents, sketched=one.wanted == "sketches")
+        for (one, _), own in zip(
+            pairs, updates.split([len(one.latents) for one, _ in pairs]), strict=True
         )
-        for place, one in enumerate(evaluations)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,14 @@ class Update:
     def map(self, fn: Callable[[Tensor], Tensor]) -> Update:
         """Returns a new update with ``fn`` applied to every tensor."""
         return Update({name: fn(tensor) for name, tensor in self.tensors.items()})
+
+    def split(self, clients: Sequence[int]) -> list[Update]:
+        """Returns the updates of so many clients each, ``sum(clients) = C``."""
+        parts = {name: tensor.split(list(clients)) for name, tensor in self.tensors.items()}
+        return [
+            Update({name: each[place] for name, each in parts.items()})
+            for place in range(len(clients))
+        ]
 
     def to(self, device: torch.device) -> Update:
         """Returns the same update on another device."""
