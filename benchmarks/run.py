@@ -35,6 +35,7 @@ RATIOS = {
     "speedup_vs_vmap": ("× vmap(grad)", True),
     "cost_vs_training_step": ("training steps", False),
     "cost_vs_losses": ("× losses alone", False),
+    "speedup_together": ("× search by search", True),
     "speedup_vs_float32": ("× float32", True),
     "max_image_error": ("largest image error", False),
     "searcher_share": ("searcher's share", False),
