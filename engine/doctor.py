@@ -95,3 +95,5 @@ def _check_cluster(address: str, compute: ComputePlan, folder: Path) -> Iterator
         awaited = tuning.check_machines(compute, folder)
         yield f"ok  Ray cluster at {address}: {tuning.describe_machines()}"
         yield f"ok  {awaited or 'a trial has room there'}"
+        where = "GPUs" if compute.gpus_per_trial else "processors, whatever GPUs there are"
+        yield f"ok  trials compute on {where} (compute.gpus_per_trial: {compute.gpus_per_trial:g})"

@@ -242,6 +242,12 @@ def _check_names(plan: Plan) -> list[str]:
         )
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
     problems += _check_axes(plan)
+    if re.search("//[^/@]*:[^/]+@", plan.tracking.uri):
+        problems.append(
+            "tracking.uri: expected no password in it, since plan and summary of a run are kept as "
+            "they are. Give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, to "
+            "PostgreSQL by PGPASSWORD or ~/.pgpass."
+        )
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
         *((key, attack.lineup) for key, attack in _attack_plans(plan).items()),
         ("target_model", plan.target_model.check),

@@ -433,6 +433,17 @@ def test_mlflow_is_where_the_plan_says_or_else_the_environment(monkeypatch):
     assert plan_of(tracking={"uri": "http://other:5000"}).tracking.uri == "http://other:5000"
 
 
+@pytest.mark.parametrize("uri", ["https://me:s3cret@mlflow", "postgresql://me:s3cret@db/mlflow"])
+def test_a_password_is_not_kept_in_a_plan(uri, monkeypatch):
+    with pytest.raises(PlanError, match="PGPASSWORD") as refusal:
+        plan_of(tracking={"uri": uri})
+    assert "s3cret" not in str(refusal.value)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(PlanError, match="MLFLOW_TRACKING_PASSWORD"):
+        plan_of()
+
+
 def test_tracking_is_told_the_searcher_of_every_search_and_the_seed_of_every_trial():
     params = [to_params(spec) for spec in trial_specs(plan_of(targets=1, **AXES))]
 

@@ -23,6 +23,15 @@ PUBLISHED_GGL: Final = AttackSettings(
     published_code=True,
 )
 
+# The same for BigGAN (ImageNet), whose latents the published code squashes and does not penalise.
+PUBLISHED_GGL_BIGGAN: Final = replace(
+    PUBLISHED_GGL,
+    searcher_settings={**PUBLISHED_GGL.searcher_settings, "init": "uniform"},
+    space="tanh",
+    regulariser="none",
+    regulariser_weight=0.0,
+)
+
 # The attacks that search pixels, without a generator, as published: none knows of a defense.
 # *Difference* of DLG: it starts close to grey, since what a model does not see of an image stays as
 # it was drawn (docs/decisions/0027).
@@ -61,6 +70,7 @@ PRESETS: Final[Mapping[str, AttackSettings]] = MappingProxyType(
     {
         "default": AttackSettings(),
         "ggl": PUBLISHED_GGL,
+        "ggl_biggan": PUBLISHED_GGL_BIGGAN,
         "dlg": DLG,
         "idlg": IDLG,
         "inverting_gradients": INVERTING_GRADIENTS,

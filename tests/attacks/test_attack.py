@@ -261,6 +261,19 @@ def test_the_preset_of_the_published_code_is_to_its_letter():
     assert settings.published_code
 
 
+def test_the_preset_for_biggan_squashes_latents_and_penalises_none():
+    settings = PRESETS["ggl_biggan"]
+
+    assert (settings.space, settings.regulariser, settings.regulariser_weight) == (
+        "tanh",
+        "none",
+        0.0,
+    )
+    assert settings.searcher_settings["init"] == "uniform"
+    for part in ("searcher", "label_inference", "distance", "published_code"):
+        assert getattr(settings, part) == getattr(PRESETS["ggl"], part)
+
+
 @pytest.mark.parametrize("kinds", [("gaussian_noise",), ("sparsification",), ("soteria",)])
 def test_the_published_code_is_passed_on_to_the_estimates(kinds, planted, knowledge):
     knowledge = dataclasses.replace(knowledge, defense_kinds=kinds)
