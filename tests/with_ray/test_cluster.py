@@ -140,7 +140,7 @@ def test_doctor_looks_at_a_cluster_too(home, cluster):
     fine = launched(home, address, ["doctor"], environment | {"RAY_AUTH_MODE": "token"})
 
     assert fine.returncode == 0, fine.stderr
-    assert fine.stdout.splitlines()[-2:] == [
+    assert fine.stdout.splitlines()[-3:] == [
         f"ok  Ray cluster at {address}: 1 machine, 2 CPU, 0 GPU",
         "ok  a trial has room there",
         "ok  trials compute on processors, whatever GPUs there are (compute.gpus_per_trial: 0)",
