@@ -79,7 +79,7 @@ class Contestant:
 
         One run for all of them, unless the searcher plans by the budget.
         """
-        if self.name.startswith("nevergrad:"):
+        if self.name.startswith("nevergrad:") or self.name == "group_adam":
             return tuple((budget, (budget,)) for budget in self.budgets)
         return ((max(self.budgets), self.budgets),)
 

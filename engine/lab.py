@@ -96,7 +96,8 @@ def _private_images(plan: Plan) -> PrivateImages:
 def input_hashes(plan: Plan) -> dict[str, str]:
     """Returns the SHA-256 of every file the plan reads, by what it is.
 
-    Of private images that are chosen from a data set, it is that of those images.
+    Of private images that are chosen from a data set, it is that of those images; of a file that is
+    gone, it is empty.
     """
     files = {
         "private_images": private_file(_held(plan)),
@@ -109,9 +110,13 @@ def input_hashes(plan: Plan) -> dict[str, str]:
     files |= {f"capture {index}": Path(path) for index, path in enumerate(plan.captures)}
     files |= {f"lpips {name}": path for name, path in lpips_weights(Path(plan.data_folder)).items()}
     return {
-        name: _private_images(plan).sha256() if path is None else file_sha256(path)
+        name: _private_images(plan).sha256() if path is None else _hash(path)
         for name, path in files.items()
     }
+
+
+def _hash(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else ""
 
 
 def check_plan(plan: Plan) -> Lab:

@@ -191,16 +191,15 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, str]:
     if not isinstance(values, dict):
         raise PlanError(f"Expected keys and values in {path}, got a {type(values).__name__}.")
     written = values.get(SCALE)
-    for override in overrides:
-        _override(values, override)
+    _override_all(values, overrides)
     if values.get(SCALE) != written and SCALES not in values:
         raise PlanError(
             f"Expected --set {SCALE} with a plan that has {SCALES}, got {path}, which has none. "
             "Leave it out, or give the plan scales."
         )
     values = scaled(values, source=str(path))
-    for override in overrides:  # Also of what the scale has set.
-        _override(values, override)
+    # Also of what the scale has set.
+    _override_all(values, [one for one in overrides if not one.startswith(f"{SCALES}.")])
     return make_plan(values, source=str(path)), text
 
 
@@ -242,11 +241,11 @@ def _check_names(plan: Plan) -> list[str]:
         )
     problems += [f"defenses: {label} is listed twice; list it once." for label in sorted(repeated)]
     problems += _check_axes(plan)
-    if re.search("//[^/@]*:[^/]+@", plan.tracking.uri):
+    if re.search("^https?://[^/]*@|//[^/@]*:[^/]+@|[?&]password=", plan.tracking.uri):
         problems.append(
-            "tracking.uri: expected no password in it, since plan and summary of a run are kept as "
-            "they are. Give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, to "
-            "PostgreSQL by PGPASSWORD or ~/.pgpass."
+            "tracking.uri: expected no login in it, since plan and summary of a run are kept as "
+            "they are. Give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a "
+            "password of PostgreSQL by PGPASSWORD or ~/.pgpass."
         )
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
         *((key, attack.lineup) for key, attack in _attack_plans(plan).items()),
@@ -328,6 +327,11 @@ def _with_preset(name: object, attack: object) -> object:
 
 def _chain(entry: object) -> Sequence[object]:
     return entry if isinstance(entry, list | tuple) else [entry]
+
+
+def _override_all(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        _override(values, override)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

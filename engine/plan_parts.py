@@ -33,6 +33,14 @@ def _tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
+def _pinned(uri: str) -> str:
+    """Makes the path of an SQLite file absolute, as later commands find it from any folder."""
+    kind, between, path = uri.partition(":///")
+    if kind.partition("+")[0] != "sqlite" or not between or not path.strip("/"):
+        return uri
+    return f"{kind}:///{os.path.abspath(path)}"
+
+
 Reference = Annotated[str, AfterValidator(_absolute)]
 Folder = Annotated[str, AfterValidator(os.path.abspath)]
 
@@ -280,7 +288,9 @@ class TrackingPlan(Strict):
     """
 
     mlflow: bool = True
-    uri: str = Field(default_factory=_tracking_uri)
+    uri: Annotated[str, AfterValidator(_pinned)] = Field(
+        default_factory=_tracking_uri, validate_default=True
+    )
     experiment: str = "leaktune"
 
 

@@ -86,8 +86,15 @@ class RunFolder:
         return loaded
 
     def provenance(self) -> dict[str, Any]:
-        """Returns where the audit comes from."""
-        loaded: dict[str, Any] = json.loads((self.path / "provenance.json").read_text("utf-8"))
+        """Returns where the audit comes from; raises InputError if its file was damaged."""
+        path = self.path / "provenance.json"
+        try:
+            loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"Expected JSON in {path}, got something else: {error}. Put the file back from a "
+                "copy, or start a new audit."
+            ) from error
         return loaded
 
     def append_event(self, kind: str, **fields: Any) -> None:
@@ -101,7 +108,7 @@ class RunFolder:
         yield from json_lines.read(self.path / "events.jsonl")
 
     def save_losses(self, trial: str, losses: np.ndarray, spec_hash: str) -> None:
-        """Writes the losses of a finished search, atomically."""
+        """Writes the losses of a finished search; each of both files is whole at any time."""
         folder = self.trial_folder(trial)
         save_file({"losses": losses}, folder / "state.safetensors.new")
         write_json(folder / "state.json", {"spec": spec_hash, "evaluations": len(losses)})
@@ -145,23 +152,31 @@ class RunFolder:
         return {trial: result for trial, result in found.items() if result is not None}
 
     def forget_damaged(self) -> list[str]:
-        """Takes back the results of trials whose images a crash of the machine left damaged.
+        """Takes back results of trials whose losses or images a crash of the machine left damaged.
 
         Images that are gone are no damage: ``private/`` may be emptied.
 
         Returns:
             The trials, which are to run again.
         """
-        damaged = []
-        for trial in self.results():
-            try:
-                self.load_images(trial)
-            except FileNotFoundError:
-                continue
-            except (SafetensorError, KeyError):
-                (self.path / "trials" / trial / "result.json").unlink()
-                damaged.append(trial)
+        damaged = [
+            trial
+            for trial, result in self.results().items()
+            if self.load_losses(trial, result.get("spec", "")) is None
+            or not self._has_whole_images(trial)
+        ]
+        for trial in damaged:
+            (self.path / "trials" / trial / "result.json").unlink()
         return damaged
+
+    def _has_whole_images(self, trial: str) -> bool:
+        try:
+            self.load_images(trial)
+        except FileNotFoundError:
+            return True
+        except (SafetensorError, KeyError):
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -188,6 +203,6 @@ def _read_result(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically; numbers that are not finite are refused."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
-    temporary = path.with_suffix(path.suffix + ".new")
+    temporary = path.with_suffix(f"{path.suffix}.{secrets.token_hex(4)}.new")
     temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)

@@ -82,7 +82,8 @@ class Tally:
             trial = self.trials.setdefault(str(event["trial"]), TrialStatus(dict(event["params"])))
             trial.phase = "running"
         elif kind in ("trial_progress", "trial_finished", "trial_failed"):
-            self._hear(kind, self.trials[event["trial"]], time, event)
+            trial = self.trials.setdefault(str(event["trial"]), TrialStatus({}))
+            self._hear(kind, trial, time, event)
         self.last = max(self.last, time)
 
     def _begin_again(self, time: float) -> None:

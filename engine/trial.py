@@ -146,6 +146,7 @@ def trial_steps(
     return TrialResult(
         loss=found.loss,
         evaluations=len(found.losses),
+        restored=0 if known is None else min(len(known.losses), len(found.losses)),
         nonfinite=found.nonfinite,
         labels=labels,
         inferred_labels=found.labels,

@@ -102,6 +102,7 @@ class TrialResult:
     Attributes:
         loss: Matching loss of the reconstruction; None where nothing was matched.
         evaluations: Candidates evaluated.
+        restored: Those of them that an interrupted search had evaluated before.
         nonfinite: Candidates whose loss was not finite.
         labels: The true classes, ``B`` of them in the order of the images.
         inferred_labels: The classes the attacker attributes to the reconstruction, ``B`` of them in
@@ -126,6 +127,7 @@ class TrialResult:
 
     loss: float | None
     evaluations: int
+    restored: int
     nonfinite: int
     labels: tuple[int, ...]
     inferred_labels: tuple[int, ...]

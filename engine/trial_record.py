@@ -35,7 +35,7 @@ def place_of(spec: TrialSpec) -> dict[str, Any]:
 
 def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
     """Returns a trial as ``docs/run-folder.md`` describes it, without its arrays."""
-    searched = result.evaluations > 0
+    searched, evaluated = result.evaluations > 0, result.evaluations - result.restored
     return {
         "id": spec.id,
         "spec": spec_hash(spec),
@@ -46,7 +46,7 @@ def to_record(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
         "nonfinite": result.nonfinite,
         "host": socket.gethostname(),
         "wall_s": round(result.wall_s, 4),
-        "candidates_per_s": round(result.evaluations / result.wall_s, 1) if searched else None,
+        "candidates_per_s": round(evaluated / result.wall_s, 1) if searched else None,
         "labels": list(result.labels),
         "inferred_labels": list(result.inferred_labels),
         "imitation": result.imitation,

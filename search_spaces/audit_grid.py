@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, Final, NamedTuple
 
-# The controls that depend on no attack, and run once beside all; then that which knows the image.
+# The controls that run once beside all attacks; then that which depends on no defense either.
 COMMON: Final = ("prior_only", "random_best", "oracle")
 INDEPENDENT: Final = "oracle"
 

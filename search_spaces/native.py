@@ -94,10 +94,9 @@ def to_tune(space: LatentSpace) -> dict[str, Any]:
 
 
 def grid_to_tune(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Returns the axes of an audit as the ``param_space`` of a Ray Tune ``Tuner``.
+    """Returns axes with their values as the ``param_space`` of a Ray Tune ``Tuner``.
 
-    Tune runs the points of :func:`search_spaces.audit_grid.grid_points`: all of them, controls
-    also along the axes that they do not depend on.
+    Tune runs the points of :func:`search_spaces.audit_grid.grid_points`.
     """
     from ray import tune
 

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from dataclasses import replace
 
 import pytest
@@ -119,6 +120,16 @@ def test_an_embedded_name_stands_for_embedded_files():
 
     assert part_path("fashion-mnist", "generator") == asset
     assert input_hashes(plan_of())["generator"] == hashlib.sha256(asset.read_bytes()).hexdigest()
+
+
+def test_a_file_that_is_gone_has_no_hash(tmp_path):
+    capture = tmp_path / "client-0.safetensors"
+    capture.write_bytes(b"x")
+    plan = plan_of(targets=1, captures=[str(capture)])
+    before = input_hashes(plan)
+    capture.unlink()
+
+    assert input_hashes(plan) == before | {"capture 0": ""}
 
 
 def test_every_defense_attack_and_target_is_one_trial_and_the_oracle_needs_no_defense():
@@ -425,7 +436,7 @@ def test_a_resolved_plan_with_several_searchers_and_seeds_reads_back_as_itself()
 
 def test_mlflow_is_where_the_plan_says_or_else_the_environment(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert plan_of().tracking.uri == "sqlite:///mlflow.db"
+    assert plan_of().tracking.uri == f"sqlite:///{os.getcwd()}/mlflow.db"
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert plan_of().tracking.uri == "http://mlflow:5000"
@@ -433,15 +444,38 @@ def test_mlflow_is_where_the_plan_says_or_else_the_environment(monkeypatch):
     assert plan_of(tracking={"uri": "http://other:5000"}).tracking.uri == "http://other:5000"
 
 
-@pytest.mark.parametrize("uri", ["https://me:s3cret@mlflow", "postgresql://me:s3cret@db/mlflow"])
-def test_a_password_is_not_kept_in_a_plan(uri, monkeypatch):
-    with pytest.raises(PlanError, match="PGPASSWORD") as refusal:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://me:s3cret@mlflow",
+        "https://s3cret@mlflow",
+        "postgresql://me:s3cret@db/mlflow",
+        "postgresql://db/mlflow?user=me&password=s3cret",
+    ],
+)
+def test_a_login_is_not_kept_in_a_plan(uri, monkeypatch):
+    with pytest.raises(PlanError, match="expected no login in it") as refusal:
         plan_of(tracking={"uri": uri})
     assert "s3cret" not in str(refusal.value)
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(PlanError, match="MLFLOW_TRACKING_PASSWORD"):
         plan_of()
+
+
+@pytest.mark.parametrize(
+    ("uri", "kept"),
+    [
+        ("sqlite:///runs/mlflow.db", "sqlite:///{here}/runs/mlflow.db"),
+        ("sqlite:////there/mlflow.db", "sqlite:////there/mlflow.db"),
+        ("sqlite+pysqlite:///mlflow.db", "sqlite+pysqlite:///{here}/mlflow.db"),
+        ("postgresql://me@db/mlflow", "postgresql://me@db/mlflow"),
+    ],
+)
+def test_mlflows_file_is_found_from_any_folder(uri, kept, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    assert plan_of(tracking={"uri": uri}).tracking.uri == kept.format(here=tmp_path)
 
 
 def test_tracking_is_told_the_searcher_of_every_search_and_the_seed_of_every_trial():

@@ -52,10 +52,12 @@ def test_overrides_choose_the_scale_and_come_last(tmp_path):
     full, _ = read_plan(path)
     small, _ = read_plan(path, ["scale=small"])
     own, _ = read_plan(path, ["scale=small", "attack.budget=40"])
+    other, _ = read_plan(path, ["scale=small", "scales.small.targets=3"])
 
     assert (full.scale, full.targets, full.attack.budget) == ("full", 8, 1000)
     assert (small.scale, small.targets, small.attack.budget) == ("small", 2, 30)
     assert (own.targets, own.attack.budget) == (2, 40)
+    assert (other.targets, other.attack.budget) == (3, 30)
 
 
 def test_a_scale_that_no_file_has_is_refused_but_a_resolved_plan_keeps_its_own(tmp_path):

@@ -320,7 +320,7 @@ def test_missing_data_is_one_message_that_says_how_to_get_it(monkeypatch, tmp_pa
 
 def test_the_command_on_a_card_names_no_folder_of_this_machine():
     words = ["pretrain", "generator", "--data", "/home/x", "--epochs", "3", "--resume"]
-    words += ["--output", "/y", "--tracking", "sqlite:////z"]
+    words += ["--output=/y", "--tracking", "sqlite:////z"]
 
     assert _command(words) == "leaktune pretrain generator --epochs 3"
 

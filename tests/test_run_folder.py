@@ -149,16 +149,29 @@ def test_a_damaged_result_is_none(folder, content):
     assert list(folder.results()) == ["whole"]
 
 
-def test_results_whose_images_are_damaged_are_taken_back_but_not_those_without_any(folder):
-    for trial in ("damaged", "gone", "whole"):
+def test_results_whose_images_or_losses_are_damaged_are_taken_back_but_not_those_without_images(
+    folder,
+):
+    for trial in ("damaged", "gone", "lossy", "whole"):
         write_json(folder.trial_folder(trial) / "result.json", {"spec": "spec"})
         folder.save_images(trial, np.zeros((1, 1, 2, 2), np.float32))
+        folder.save_losses(trial, LOSSES, "spec")
     (folder.private / "gone.safetensors").unlink()
     os.truncate(folder.private / "damaged.safetensors", 20)
+    (folder.trial_folder("lossy") / "state.safetensors").write_bytes(b"\0" * 100)
 
-    assert folder.forget_damaged() == ["damaged"]
+    assert folder.forget_damaged() == ["damaged", "lossy"]
     assert list(folder.results()) == ["gone", "whole"]
     assert folder.forget_damaged() == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0\0"])
+def test_a_damaged_provenance_is_refused(folder, content):
+    if content is not None:
+        (folder.path / "provenance.json").write_bytes(content)
+
+    with pytest.raises(InputError, match=r"Expected JSON in .*provenance.json"):
+        folder.provenance()
 
 
 def test_what_cannot_be_written_is_said_with_how_to_go_on(folder):

@@ -290,7 +290,6 @@ def test_a_run_of_a_version_that_wrote_no_totals_is_shown_as_far_as_it_goes(tmp_
         "{}",
         '{"kind": "trial_started", "time": 1}',
         '{"kind": "trial_started", "time": 1, "trial": "a", "params": 7}',
-        '{"kind": "trial_progress", "time": 1, "trial": "never started", "evaluations": 1}',
         '{"kind": "audit_resumed", "time": "x"}',
     ],
 )
@@ -300,6 +299,15 @@ def test_a_damaged_log_is_refused_by_the_line(line, log):
 
     with pytest.raises(InputError, match=r"Expected an event in each line .* after line 1:"):
         read_status(log.run)
+
+
+def test_a_trial_whose_start_was_lost_with_its_line_is_counted(log):
+    before = read_status(log.run).trials["done"]
+    log.event(1, "trial_finished", trial="a", metrics={"evaluations": 7, "loss": 0.5})
+    (log.run / "trials" / "a").mkdir(parents=True, exist_ok=True)
+    (log.run / "trials" / "a" / "result.json").write_text("{}")
+
+    assert read_status(log.run).trials["done"] == before + 1
 
 
 @pytest.mark.parametrize("content", ["", '{"kind": "audit_st'])

@@ -1,4 +1,4 @@
-"""An attack: how a latent search against an observed update is set up, and its presets."""
+"""An attack: how a latent search against an observed update is set up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -103,7 +103,6 @@ def report(run_folder: Run, output_format: Format = "text") -> None:
     from engine.outcome import conclude_audit
     from engine.plan import make_plan
     from engine.run_folder import RunFolder
-    from engine.status import read_status
 
     folder = RunFolder.open(run_folder)
     if not folder.results():
@@ -111,9 +110,7 @@ def report(run_folder: Run, output_format: Format = "text") -> None:
             f"Expected finished trials in {run_folder}, found none. Run `leaktune resume`."
         )
     plan = make_plan(folder.plan(), source=str(folder.path / "plan.resolved.yaml"))
-    status = read_status(run_folder)
-    under_way = status.state == "running" or bool(status.trials["waiting"])
-    summary = conclude_audit(folder, plan, check_plan(plan), over=not under_way)
+    summary = conclude_audit(folder, plan, check_plan(plan), over=False)
     if output_format == "json":
         typer.echo(json.dumps(summary, indent=1))
         return

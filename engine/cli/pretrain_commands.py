@@ -334,7 +334,7 @@ def _command(words: Sequence[str]) -> str:
     kept = [
         f'"{word}"' if " " in word else word
         for before, word in pairwise(["", *words])
-        if not {before, word} & unnamed and word != "--resume"
+        if not {before, word.partition("=")[0]} & unnamed and word != "--resume"
     ]
     return " ".join(["leaktune", *kept])
 

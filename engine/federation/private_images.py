@@ -179,3 +179,9 @@ def _check_split(path: Path, tensors: dict[str, Tensor], prefix: str) -> None:
             f"Expected {prefix}labels in {path} as int64 of shape ({len(images)},), "
             f"got {labels.dtype} of shape {tuple(labels.shape)}."
         )
+    if not prefix and not len(images):
+        raise InputError(f"Expected at least one private image in {path}, got none.")
+    if len(labels) and int(labels.min()) < 0:
+        raise InputError(
+            f"Expected {prefix}labels in {path} of 0 and more, got {int(labels.min())}."
+        )

@@ -17,7 +17,7 @@ class Update:
 
     Attributes:
         tensors: Parameter name to tensor ``(C, *parameter shape)``, in model order.
-            Detached, on one device, and never modified in place.
+            On one device and never modified in place; detached, but for white-box attacks.
     """
 
     tensors: Mapping[str, Tensor]

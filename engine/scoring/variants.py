@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-# What shows what an attack's figures are worth; each depends on the attack, but for the last two.
+# What shows what an attack's figures are worth.
 CONTROLS: Final = ("prior_only", "shuffled", "random_best", "oracle")
 # The control that is an attack itself, on another client's update.
 ATTACKING: Final = "shuffled"

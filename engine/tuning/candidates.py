@@ -60,8 +60,9 @@ def _run_search(plan: Plan, spec: TrialSpec, folder: Path, listener: Listener, l
     """Runs one search and tells of its outcome."""
     listener.started(spec.id)
     started = time.monotonic()
-    path = RunFolder(folder).trial_folder(spec.id) / "candidates.jsonl"
-    log = CandidateLog(path, spec_hash(spec), spec.budget, may_write=listener.holds)
+    with storing(folder):
+        path = RunFolder(folder).trial_folder(spec.id) / "candidates.jsonl"
+        log = CandidateLog(path, spec_hash(spec), spec.budget, may_write=listener.holds)
     try:
         space = space_to_check(spec.settings, knowledge_of(spec, lab))
         proposals = _propose(spec, space, log, listener)

@@ -7,7 +7,7 @@ import torch
 
 from engine.attacks import PRESETS, Evaluation, evaluate_together, prepare_objective
 from engine.attacks.matching import matcher
-from engine.federation import compute_update
+from engine.federation import compute_update, find_head
 from engine.lab import build_lab, trial_specs
 from engine.plan import make_plan
 from engine.trial import knowledge_of, observe
@@ -23,7 +23,11 @@ STRENGTHS = {
 TOLERANCE = 1e-5
 
 
-def objective_of(preset, defense, *, model="lenet", images=2, local_steps=1):
+def objective_of(preset, defense, **changes):
+    return prepare_objective(*parts_of(preset, defense, **changes))
+
+
+def parts_of(preset, defense, *, model="lenet", images=2, local_steps=1):
     plan = make_plan(
         {
             "targets": 1,
@@ -36,7 +40,7 @@ def objective_of(preset, defense, *, model="lenet", images=2, local_steps=1):
     )
     lab, spec = build_lab(plan), trial_specs(plan)[0]
     observed, _ = observe(spec, lab, 0)
-    return prepare_objective(observed, knowledge_of(spec, lab), spec.settings)
+    return observed, knowledge_of(spec, lab), spec.settings
 
 
 def latents_of(objective, candidates):
@@ -92,6 +96,28 @@ def test_gradients_of_a_deep_network_are_autograds():
     assert not objective.matcher.prefers_updates(torch.zeros(1, requires_grad=True))
 
     assert_gradients_are_autograds(objective, candidates=2)
+
+
+def test_gradients_through_a_layer_without_a_rule_are_autograds(monkeypatch):
+    monkeypatch.setattr(matcher, "SMALL_MODEL", 0)
+    _, knowledge, settings = parts_of("inverting_gradients", "none", images=1)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 5, stride=3),
+        torch.nn.PReLU(4),
+        torch.nn.ConvTranspose2d(4, 2, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(200, 10),
+    ).eval()
+    update = compute_update(model, torch.rand(1, 1, 28, 28), torch.tensor([3]))
+    knowledge = dataclasses.replace(
+        knowledge, model=model, head=find_head(model, (1, 28, 28)), defense_kinds=("none",)
+    )
+    objective = prepare_objective(update, knowledge, settings)
+    assert objective.matcher.has_kernels
+    assert "no rule" in objective.path
+
+    assert_gradients_are_autograds(objective)
 
 
 def test_gradients_through_several_local_steps_are_autograds():

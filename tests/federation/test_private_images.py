@@ -43,12 +43,21 @@ def test_images_are_read_into_the_unit_interval(tmp_path, tensors):
         ("labels", torch.tensor([1, 0, 2]), r"of shape \(2,\)"),
         ("distractor_images", torch.rand(3, 1, 4, 4), "distractor_images in .* as uint8"),
         ("distractor_labels", torch.tensor([1]), r"distractor_labels in .* of shape \(3,\)"),
+        ("labels", torch.tensor([1, -1]), "labels in .* of 0 and more, got -1"),
     ],
 )
 def test_wrong_tensors_are_refused(tmp_path, tensors, name, tensor, message):
     save_file({**tensors, name: tensor}, tmp_path / "private.safetensors")
 
     with pytest.raises(InputError, match=message):
+        load_private_images(tmp_path / "private.safetensors")
+
+
+def test_a_file_without_private_images_is_refused(tmp_path, tensors):
+    none = {"images": tensors["images"][:0], "labels": tensors["labels"][:0]}
+    save_file({**tensors, **none}, tmp_path / "private.safetensors")
+
+    with pytest.raises(InputError, match="at least one private image"):
         load_private_images(tmp_path / "private.safetensors")
 
 

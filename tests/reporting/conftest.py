@@ -131,7 +131,12 @@ SUMMARY = {
             },
         ],
     },
-    "plan": {"name": "example", "budget": 1000, "client": {"images": 1, "local_steps": 1}},
+    "plan": {
+        "name": "example",
+        "budget": 1000,
+        "client": {"images": 1, "local_steps": 1},
+        "images": {"report": False},
+    },
     "threat": [
         {"what": "Role", "how": "An honest-but-curious server: it follows the protocol."},
         {"what": "Target model", "how": "Its architecture and the weights the client received."},

@@ -179,6 +179,15 @@ def test_images_stay_out_when_the_plan_says_so(summary):
     assert not [value for value in page.values("src") if value.startswith("data:image/png")]
 
 
+def test_images_that_are_gone_are_said_to_be_gone(summary):
+    summary["plan"]["images"] = {"report": True}
+
+    page = Page(render_page(summary, None))
+
+    assert "no longer holds all images" in page.text
+    assert "The plan keeps images out" not in page.text
+
+
 def test_each_image_is_shown_with_its_meaning(summary, images):
     page = Page(render_page(summary, images))
 

@@ -183,5 +183,5 @@ def test_what_a_crash_of_the_machine_damaged_is_computed_again(undisturbed, whol
     code, out, err = finish(start("resume", run))
 
     assert code in (0, INCONCLUSIVE), err
-    assert f"Damaged, so run again: {second.name}." in out
+    assert f"Damaged, so run again: {second.name}, {third.name}." in " ".join(out.split())
     assert outcome_of(run) == whole

@@ -33,7 +33,8 @@ class GroupAdamSearcher(AdamSearcher):
         noise: Deviation of the noise on a step, in units of the step size.
         images: ``(B, ch, H, W)`` of the images whose pixels the first coordinates are; None where
             they are no pixels: then nothing is registered.
-        settings: Further ones of ``adam``.
+
+    The others are those of ``adam``.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ class AnyLayerRule(Rule):
     def gradients(
         self, layer: nn.Module, inputs: Tensor, deltas: Tensor, candidates: int
     ) -> dict[str, Tensor]:
-        own = dict(layer.named_parameters(recurse=False))
+        own = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
 
         def one(some: Tensor, slopes: Tensor) -> dict[str, Tensor]:
             _, pull, *_ = vjp(lambda parameters: functional_call(layer, parameters, (some,)), own)
@@ -21,5 +21,4 @@ class AnyLayerRule(Rule):
             return found
 
         with torch.enable_grad():
-            found = vmap(one)(by_candidate(inputs, candidates), by_candidate(deltas, candidates))
-        return {name: gradient.detach() for name, gradient in found.items()}
+            return vmap(one)(by_candidate(inputs, candidates), by_candidate(deltas, candidates))
