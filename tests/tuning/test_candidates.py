@@ -39,5 +39,5 @@ def test_a_search_that_finds_no_room_for_its_losses_says_how_to_go_on(tmp_path, 
 
     monkeypatch.setattr(RunFolder, "trial_folder", full)
 
-    with pytest.raises(InfrastructureError, match="No space left on device.*leaktune resume"):
+    with pytest.raises(InfrastructureError, match=r"No space left on device.*leaktune resume"):
         run_candidates(plan, [trial.id], tmp_path, Listening(), None)
