@@ -97,11 +97,18 @@ def validate(plan_file: Plan, overrides: Overrides = None) -> None:
     _print_outline(plan, check_plan(plan), Console())
 
 
-def report(run_folder: Run, output_format: Format = "text") -> None:
+def report(
+    run_folder: Run,
+    output_format: Annotated[
+        Literal["text", "json", "markdown"],
+        typer.Option("--format", help="text; json, the summary; or markdown, the table to paste."),
+    ] = "text",
+) -> None:
     """Write an audit's summary and report anew, as far as it is, and print its table."""
     from engine.lab import check_plan
     from engine.outcome import conclude_audit
     from engine.plan import make_plan
+    from engine.reporting import markdown_table
     from engine.run_folder import RunFolder
 
     folder = RunFolder.open(run_folder)
@@ -113,8 +120,10 @@ def report(run_folder: Run, output_format: Format = "text") -> None:
     summary = conclude_audit(folder, plan, check_plan(plan), over=False)
     if output_format == "json":
         typer.echo(json.dumps(summary, indent=1))
-        return
-    _print_outcome(summary, folder.path, _console(), None)
+    elif output_format == "markdown":
+        typer.echo(markdown_table(summary))
+    else:
+        _print_outcome(summary, folder.path, _console(), None)
 
 
 def sync(

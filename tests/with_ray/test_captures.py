@@ -7,6 +7,7 @@ from engine.cli import main
 from engine.federation.captures import write_capture
 from engine.lab import build_lab, trial_specs
 from engine.plan import make_plan
+from engine.reporting import markdown_table
 from engine.trial import observe
 from tests.with_ray.conftest import leaktune
 from tests.with_ray.test_audit import audit
@@ -70,6 +71,18 @@ def test_a_report_is_written_anew_from_a_run_folder_alone(
     assert json.loads(capsys.readouterr().out) == summary
     assert json.loads((folder.path / "summary.json").read_text()) == summary
     assert (folder.path / "report" / "index.html").read_bytes() == page
+
+
+def test_a_report_prints_its_table_to_paste(ray_cluster, simulated_plan, tmp_path, capsys):
+    plan = make_plan(simulated_plan | {"targets": 1, "controls": []}, source="test")
+    folder, summary, _ = audit(plan, tmp_path)
+    before = (folder.path / "events.jsonl").read_bytes()
+    capsys.readouterr()
+
+    assert leaktune("report", folder.path, "--format", "markdown") == 0
+
+    assert capsys.readouterr().out.strip() == markdown_table(summary).strip()
+    assert (folder.path / "events.jsonl").read_bytes() == before
 
 
 def test_a_report_of_an_unfinished_audit_does_not_end_it(ray_cluster, simulated_plan, tmp_path):
