@@ -32,7 +32,10 @@ ROOM, MORE_ROOM = "300k", "64m"
 needs_root = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="only root of a Linux mounts"
 )
-needs_fuse = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="FUSE is not there")
+needs_fuse = pytest.mark.skipif(
+    not Path("/dev/fuse").exists() or shutil.which("fusermount3") is None,
+    reason="FUSE is not there",
+)
 
 
 @pytest.fixture(scope="module")
