@@ -154,29 +154,22 @@ class RunFolder:
     def forget_damaged(self) -> list[str]:
         """Takes back results of trials whose losses or images a crash of the machine left damaged.
 
-        Images that are gone are no damage: ``private/`` may be emptied.
+        Files that are gone are no damage: ``private/`` may be emptied.
 
         Returns:
             The trials, which are to run again.
         """
         damaged = [
             trial
-            for trial, result in self.results().items()
-            if self.load_losses(trial, result.get("spec", "")) is None
-            or not self._has_whole_images(trial)
+            for trial in self.results()
+            if not (
+                _is_whole(self.path / "trials" / trial / "state.safetensors")
+                and _is_whole(self.private / f"{trial}.safetensors")
+            )
         ]
         for trial in damaged:
             (self.path / "trials" / trial / "result.json").unlink()
         return damaged
-
-    def _has_whole_images(self, trial: str) -> bool:
-        try:
-            self.load_images(trial)
-        except FileNotFoundError:
-            return True
-        except (SafetensorError, KeyError):
-            return False
-        return True
 
 
 @contextlib.contextmanager
@@ -189,6 +182,17 @@ def storing(run: Path) -> Iterator[None]:
             f"Expected to write to the run folder, got: {error}. What was written before is kept. "
             f"Make room or mend the storage, then finish it with: leaktune resume {run}"
         ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of tensors can be read, or is gone."""
+    try:
+        load_file(path)
+    except FileNotFoundError:
+        return True
+    except SafetensorError:
+        return False
+    return True
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:
