@@ -24,9 +24,9 @@ from rich.table import Table  # noqa: E402
 
 from benchmarks import cases  # noqa: E402
 from benchmarks.search_quality import DEFENSES  # noqa: E402
-from engine import json_lines  # noqa: E402
 from engine.allocator import keep_freed_memory  # noqa: E402
 from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
+from engine.run_folder import json_lines  # noqa: E402
 
 Results = dict[str, dict[str, Any]]
 # In the order shown; the last value says whether more is better.

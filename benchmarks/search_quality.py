@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from engine import assets, json_lines
+from engine import assets
 from engine.attacks import (
     PRESETS,
     AttackSettings,
@@ -25,12 +25,13 @@ from engine.errors import PlanError
 from engine.federation import find_head, make_target_model
 from engine.federation.private_images import load_private_images
 from engine.generators import load_generator
+from engine.run_folder import json_lines
 from engine.scoring.assignment import assign
 from engine.scoring.evaluation_classifier import load_classifier
 from engine.scoring.reconstructions import score
 from engine.seeding import stream_seed
 from engine.trial import knowledge_of, observe
-from engine.trial_parts import Lab, TrialSpec
+from engine.trial.parts import Lab, TrialSpec
 
 BUDGETS: Final = (1_000, 5_000, 25_000)
 # The paper's four defenses, as the embedded plan has them, and none.

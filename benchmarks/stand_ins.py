@@ -17,7 +17,7 @@ from engine.attacks.scores import Scores
 from engine.attacks.together import MatchingEvaluation
 from engine.lab import trial_specs
 from engine.plan import make_plan
-from engine.trial_parts import Outcome, TrialResult
+from engine.trial.parts import Outcome, TrialResult
 from engine.tuning import worker
 from engine.tuning.worker import News, news_of
 

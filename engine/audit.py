@@ -10,16 +10,16 @@ from rich.console import Console
 from engine import tuning
 from engine.driver import STOPPED_EXIT, Driver, drive, stop_signals
 from engine.errors import AuditError, InputError
-from engine.history_file import remove_histories
 from engine.lab import check_plan, input_hashes, trial_specs
 from engine.outcome import conclude_audit, finished_trials
 from engine.plan import Plan, make_plan
 from engine.progress import ProgressView
-from engine.provenance import collect_provenance
-from engine.recorder import Recorder
 from engine.run_folder import RunFolder, storing, write_json
+from engine.run_folder.history_file import remove_histories
+from engine.run_folder.provenance import collect_provenance
+from engine.run_folder.recorder import Recorder
 from engine.tracking import Uploader, check_server
-from engine.trial_parts import Lab
+from engine.trial.parts import Lab
 
 TRACKING_PATIENCE_SECONDS = 30.0
 

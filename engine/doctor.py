@@ -12,7 +12,7 @@ from engine import assets, tuning
 from engine.checkpoints import file_sha256, read_card
 from engine.errors import InfrastructureError, InputError
 from engine.plan import Plan
-from engine.plan_parts import ComputePlan, TrackingPlan
+from engine.plan.parts import ComputePlan, TrackingPlan
 from engine.scoring.perceptual import BACKBONES, FOLDER, lpips_weights
 from engine.tracking import check_server, shown_uri
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Final
 
 from engine.errors import InfrastructureError
-from engine.lease import (
+from engine.run_folder.lease import (
     HEARTBEAT_SECONDS,
     STALE_SECONDS,
     Lease,

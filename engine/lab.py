@@ -19,7 +19,7 @@ from engine.federation.private_images import PrivateImages
 from engine.federation.shifts import SHIFTS, shifted
 from engine.generators import Generator, load_generator
 from engine.plan import Plan
-from engine.plan_parts import PlannedAttack
+from engine.plan.parts import PlannedAttack
 from engine.scoring.evaluation_classifier import EvaluationClassifier, load_classifier
 from engine.scoring.groups import ANY_DEFENSE
 from engine.scoring.metrics import SSIM_WINDOW
@@ -27,7 +27,7 @@ from engine.scoring.perceptual import load_lpips, lpips_weights
 from engine.scoring.variants import CONTROLS
 from engine.setups import classifier_card, part_path, private_file, private_images_of
 from engine.trial import DIFFERENTIATED, client_update, knowledge_of
-from engine.trial_parts import Lab, TrialSpec
+from engine.trial.parts import Lab, TrialSpec
 from search_spaces.audit_grid import COMMON, GridPoint, audit_grid
 
 # The controls whose figures are those of one attack.

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from engine.errors import InputError
 from engine.lab import trial_specs
 from engine.plan import Plan
+from engine.plan.threat_card import threat_card
 from engine.reporting import (
     draw_attacks,
     montage,
@@ -24,9 +25,8 @@ from engine.scoring.groups import summarise_groups
 from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.variants import is_attack, with_names
 from engine.scoring.verdict import judge
-from engine.threat_card import threat_card
-from engine.trial_parts import Lab
-from engine.trial_record import place_of, spec_hash
+from engine.trial.parts import Lab
+from engine.trial.record import place_of, spec_hash
 
 
 def conclude_audit(folder: RunFolder, plan: Plan, lab: Lab, *, over: bool = True) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from engine import driver as drivers
 from engine.driver import Driver, drive
 from engine.errors import AuditError, InfrastructureError
-from engine.lease import lease_path, read_lease, request_path, take_lease, write_lease
+from engine.run_folder.lease import lease_path, read_lease, request_path, take_lease, write_lease
 
 PATIENCE_SECONDS = 20
 

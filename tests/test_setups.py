@@ -6,8 +6,8 @@ from engine.errors import InputError
 from engine.federation.target_models import TARGET_MODELS
 from engine.lab import build_lab, input_hashes
 from engine.plan import make_plan
-from engine.provenance import collect_provenance
 from engine.run_folder import RunFolder, write_json
+from engine.run_folder.provenance import collect_provenance
 from engine.setups import SETUPS, part_path, private_file
 from tests.datasets.layouts import picture, write_celeba_setup, write_generator
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from engine.errors import PlanError
 
 if TYPE_CHECKING:
-    from engine.status import Status
+    from engine.run_folder.status import Status
 
 WATCH_SECONDS: Final = 2.0
 FAILURES_SHOWN: Final = 5
@@ -43,7 +43,7 @@ def status(
 
     Example: leaktune status runs/20260101T000000Z-name-abc123
     """
-    from engine.status import read_status
+    from engine.run_folder.status import read_status
 
     if watch and output_format == "json":
         raise PlanError("Expected --watch or --format json, got both. Leave one of them out.")
@@ -72,8 +72,8 @@ def stop(
 
     Example: leaktune stop runs/20260101T000000Z-name-abc123
     """
-    from engine.status import read_status
-    from engine.stop import stop_driver
+    from engine.run_folder.status import read_status
+    from engine.run_folder.stop import stop_driver
 
     console = _console()
     found, lease = read_status(run_folder), None
@@ -93,7 +93,7 @@ def stop(
 
 def _watched(run: Path, status: "Status", console: Console) -> "Status":
     """Shows a status anew until the driver or the user ends; returns the last one."""
-    from engine.status import read_status
+    from engine.run_folder.status import read_status
 
     with (
         contextlib.suppress(KeyboardInterrupt),

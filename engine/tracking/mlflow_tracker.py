@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from engine import json_lines
 from engine.errors import AuditError, InputError
-from engine.run_folder import RunFolder, write_json
+from engine.run_folder import RunFolder, json_lines, write_json
 from engine.tracking.changes import AUDIT, Event, EventReader, RunChange
 from engine.tracking.connection import (
     TrackingError,

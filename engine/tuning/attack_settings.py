@@ -15,7 +15,7 @@ from engine.lab import trial_specs
 from engine.plan import Plan, make_plan
 from engine.scoring.variants import CONTROLS
 from engine.trial import knowledge_of, observe, search_seed
-from engine.trial_parts import Lab, TrialSpec
+from engine.trial.parts import Lab, TrialSpec
 from engine.tuning.fan_out import WORKER_LOSSES, fit, resources_of
 from engine.tuning.worker import prepare
 from search_spaces.native import grid_to_tune

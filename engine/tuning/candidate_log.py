@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import json_lines
+from engine.run_folder import json_lines
 
 
 class CandidateLog:

@@ -18,9 +18,9 @@ from engine.lab import trial_specs
 from engine.plan import Plan
 from engine.run_folder import RunFolder, storing
 from engine.trial import knowledge_of, search_seed
-from engine.trial_candidates import Problem, conclude_trial, problem_of
-from engine.trial_parts import Lab, Outcome, TrialSpec
-from engine.trial_record import spec_hash
+from engine.trial.candidates import Problem, conclude_trial, problem_of
+from engine.trial.parts import Lab, Outcome, TrialSpec
+from engine.trial.record import spec_hash
 from engine.tuning.candidate_log import CandidateLog
 from engine.tuning.fan_out import HUNG, WORKER_LOSSES, Listener, fit, resources_of, run_trials
 from engine.tuning.worker import news_of, news_of_error, prepare
@@ -205,7 +205,7 @@ def _score(
 def score(
     plan: str, trial: str, points: np.ndarray, losses: np.ndarray, seconds: float
 ) -> dict[str, Any]:
-    """Scores a search; see :func:`engine.trial_candidates.conclude_trial`."""
+    """Scores a search; see :func:`engine.trial.candidates.conclude_trial`."""
     [spec], lab = prepare(plan, [trial])
     try:
         result = conclude_trial(spec, lab, points=points, losses=losses)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from engine.errors import InfrastructureError
-from engine.plan_parts import ComputePlan
+from engine.plan.parts import ComputePlan
 
 REACH_SECONDS: Final = 5.0
 # Ray speaks gRPC, and that HTTP/2: each side opens with settings, here none (RFC 9113, 3.4, 6.5).

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from engine.errors import AuditError, InfrastructureError
 from engine.plan import Plan
-from engine.plan_parts import ComputePlan
+from engine.plan.parts import ComputePlan
 from engine.tuning.worker import work
 
 if TYPE_CHECKING:

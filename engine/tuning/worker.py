@@ -16,13 +16,13 @@ import torch
 from engine.allocator import keep_freed_memory
 from engine.attacks import History, Progress
 from engine.errors import AuditError
-from engine.history_file import HistoryKeeper, load_history
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
 from engine.run_folder import RunFolder
+from engine.run_folder.history_file import HistoryKeeper, load_history
 from engine.trial import run_trials
-from engine.trial_parts import Lab, Outcome, TrialSpec
-from engine.trial_record import spec_hash, to_record
+from engine.trial.parts import Lab, Outcome, TrialSpec
+from engine.trial.record import spec_hash, to_record
 
 REPORT_SECONDS = 1.0
 # How long Tune waits for the last trial's thread, before it drops the next one without a word. One

@@ -18,7 +18,7 @@ from engine.lab import build_lab
 from engine.plan import make_plan
 from engine.trial import knowledge_of, observe
 from tests.conftest import seeded
-from tests.test_trial import spec_of
+from tests.trial.test_trial import spec_of
 
 CHAINS = {
     "none": ("none", {}),

@@ -15,7 +15,7 @@ import torch
 from engine.attacks import PRESETS, ThreatKnowledge, prepare_objective, run_search
 from engine.attacks.searchers import list_searchers, make_searcher
 from engine.federation import compute_update, find_head
-from engine.history_file import NOTHING, HistoryKeeper, load_history
+from engine.run_folder.history_file import NOTHING, HistoryKeeper, load_history
 from search_spaces import GaussianLatentSpace
 from tests.conftest import CLASSES, IMAGE_SHAPE, LATENT_DIM, TinyGenerator, TinyNet, build
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from engine.cli import status_commands
-from engine.lease import request_path, take_lease, write_lease
 from engine.run_folder import RunFolder, write_json
+from engine.run_folder.lease import request_path, take_lease, write_lease
 
 KEYS = [
     *("schema_version", "run", "state", "trials", "evaluations", "left_s"),

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from engine import json_lines
 from engine.errors import InfrastructureError, InputError
-from engine.run_folder import RunFolder
+from engine.run_folder import RunFolder, json_lines
 from engine.tracking import MlflowTracker
 from engine.tracking.connection import TrackingError, checked_uri, plain_reason, redacted, shown_uri
 

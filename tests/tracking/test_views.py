@@ -11,7 +11,7 @@ from engine.scoring.variants import CONTROLS
 from engine.tracking.changes import MAX_TAG
 from engine.tracking.experiment import describe_experiment
 from engine.tracking.views import ATTACKS, AUDITS, NOTE, SHARED, TRIALS, experiment_tags
-from engine.trial_record import to_params
+from engine.trial.record import to_params
 
 
 class Experiments:

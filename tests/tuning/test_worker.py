@@ -6,11 +6,11 @@ from ray import tune
 
 from engine.attacks import Progress
 from engine.errors import InfrastructureError
-from engine.history_file import load_history
 from engine.lab import trial_specs
 from engine.plan import make_plan
 from engine.run_folder import RunFolder, write_json
-from engine.trial_record import spec_hash
+from engine.run_folder.history_file import load_history
+from engine.trial.record import spec_hash
 from engine.tuning.worker import REPORT_SECONDS, _Reporter, news_of_error, work
 
 PLAN = make_plan({"name": "n", "attack": {"budget": 4}}, source="test")

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 import engine
-from engine.history_file import FORMAT, _records
+from engine.run_folder.history_file import FORMAT, _records
 
 LAUNCHER = Path(engine.__file__).parent / "run.py"
 SEARCHERS = ("gauss_newton", "nevergrad:DiagonalCMA")

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from engine.attacks import Progress
 from engine.audit import run_audit, start_audit
-from engine.history_file import NOTHING, HistoryKeeper
 from engine.plan import make_plan
 from engine.run_folder import RunFolder
-from engine.status import read_status
+from engine.run_folder.history_file import NOTHING, HistoryKeeper
+from engine.run_folder.status import read_status
 from engine.trial import run_trial
-from engine.trial_record import spec_hash, to_record
+from engine.trial.record import spec_hash, to_record
 from engine.tuning.worker import prepare
 from tests.with_ray.audits import without_times
 from tests.with_ray.conftest import SMALL

@@ -14,9 +14,9 @@ from rich.console import Console
 from engine.audit import run_audit
 from engine.plan import make_plan
 from engine.run_folder import RunFolder
-from engine.status import read_status
+from engine.run_folder.status import read_status
 from engine.trial import run_trial
-from engine.trial_record import spec_hash
+from engine.trial.record import spec_hash
 from engine.tuning.candidates import score
 from engine.tuning.worker import prepare
 from tests.with_ray.audits import INCONCLUSIVE, LAUNCHER, without_times

@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from engine.status import read_status
+from engine.run_folder.status import read_status
 from tests.with_ray.audits import INCONCLUSIVE, finish, start, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -7,7 +7,7 @@ import pytest
 
 from engine import tuning
 from engine.errors import InfrastructureError
-from engine.plan_parts import ComputePlan
+from engine.plan.parts import ComputePlan
 
 GPU_TRIALS = ComputePlan(cpus_per_trial=1, gpus_per_trial=1)
 

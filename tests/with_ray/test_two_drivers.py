@@ -11,9 +11,9 @@ import time
 import pytest
 import yaml
 
-from engine.lease import last_number
 from engine.run_folder import RunFolder
-from engine.status import read_status
+from engine.run_folder.lease import last_number
+from engine.run_folder.status import read_status
 from tests.with_ray.audits import INCONCLUSIVE, LAUNCHER, PATIENCE_SECONDS, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -29,7 +29,7 @@ PLAN = {
 # The command line, with leases that are given up sooner.
 HASTY = """
 import sys
-from engine import lease
+from engine.run_folder import lease
 lease.HEARTBEAT_SECONDS, lease.STALE_SECONDS = 1.0, 4.0
 from engine.cli import main
 main()

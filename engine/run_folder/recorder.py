@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.history_file import remove_histories
 from engine.progress import ProgressView
-from engine.run_folder import RunFolder, storing, write_json
-from engine.trial_parts import TrialSpec
-from engine.trial_record import to_metrics, to_params
+from engine.run_folder.history_file import remove_histories
+from engine.run_folder.run_folder import RunFolder, storing, write_json
+from engine.trial.parts import TrialSpec
+from engine.trial.record import to_metrics, to_params
 
 
 @dataclass

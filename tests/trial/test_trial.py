@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import engine.trial
+import engine.trial.trial
 from engine.attacks import PRESETS, AttackSettings, History
 from engine.defenses.sparsification import KnownMask
 from engine.errors import PlanError
@@ -17,8 +17,8 @@ from engine.plan import make_plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.scoring.variants import CONTROLS
 from engine.trial import knowledge_of, observe, run_trial, run_trials
-from engine.trial_parts import Lab, TrialSpec
-from engine.trial_record import to_record
+from engine.trial.parts import Lab, TrialSpec
+from engine.trial.record import to_record
 from tests.conftest import CLASSES, IMAGE_SHAPE, MappedGenerator, TinyMlp, build, seeded
 
 ATTACKS = ("ggl", *CONTROLS)
@@ -266,7 +266,7 @@ def test_private_images_reach_no_attack_but_through_the_observed_update(
     attack, lab, generator, monkeypatch
 ):
     observed = observe(spec_of(), lab, 0)
-    monkeypatch.setattr(engine.trial, "observe", lambda *_: observed)
+    monkeypatch.setattr(engine.trial.trial, "observe", lambda *_: observed)
     others = random_images(generator, 50)
     elsewhere = dataclasses.replace(
         lab,

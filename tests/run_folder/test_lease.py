@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from engine import lease as leases
 from engine.errors import InfrastructureError, InputError
-from engine.lease import (
+from engine.run_folder import lease as leases
+from engine.run_folder.lease import (
     Lease,
     is_alive,
     is_process,
@@ -28,7 +28,7 @@ RACER = """
 import sys, time
 from pathlib import Path
 from engine.errors import InfrastructureError
-from engine.lease import take_lease
+from engine.run_folder.lease import take_lease
 
 folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)

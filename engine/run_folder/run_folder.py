@@ -1,4 +1,4 @@
-"""The run folder: the system of record of an audit. See ``docs/run-folder.md``."""
+"""The folder itself: its files, and how they are written whole and read back."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from engine import json_lines
 from engine.errors import InfrastructureError, InputError
+from engine.run_folder import json_lines
 
 
 class RunFolder:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.attacks.spaces import label_space
-from engine.trial_parts import TrialResult, TrialSpec
+from engine.trial.parts import TrialResult, TrialSpec
 
 
 def spec_hash(spec: TrialSpec) -> str:

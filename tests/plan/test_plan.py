@@ -12,10 +12,10 @@ from engine.errors import InputError, PlanError
 from engine.federation.client import LocalTraining
 from engine.lab import build_lab, check_plan, input_hashes, trial_specs
 from engine.plan import DEFAULT_PLAN, make_plan, read_plan
+from engine.plan.threat_card import threat_card
 from engine.setups import part_path
-from engine.threat_card import threat_card
 from engine.trial import observe
-from engine.trial_record import spec_hash, to_params
+from engine.trial.record import spec_hash, to_params
 
 
 def plan_of(**values):
@@ -216,7 +216,7 @@ def test_a_plan_gives_the_settings_of_a_space():
 
 def test_another_space_than_the_presets_has_settings_of_its_own(monkeypatch):
     preset = AttackSettings(space="box", space_settings={"half_width": 3})
-    monkeypatch.setattr("engine.plan_parts.PRESETS", {"boxed": preset})
+    monkeypatch.setattr("engine.plan.parts.PRESETS", {"boxed": preset})
 
     kept, other = (
         settings_of(attack={"preset": "boxed", **changes})[0]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine.errors import InfrastructureError, InputError
-from engine.run_folder import write_json
+from engine.run_folder.run_folder import write_json
 
 HEARTBEAT_SECONDS: Final = 10.0
 STALE_SECONDS: Final = 60.0

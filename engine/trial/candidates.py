@@ -9,8 +9,8 @@ import torch
 from engine.attacks import GradientMatchingObjective, History, prepare_objective, run_steps
 from engine.attacks.attack import searched_space
 from engine.attacks.candidates import RecordedSearcher
-from engine.trial import knowledge_of, observe, search_seed, trial_steps, victim_of
-from engine.trial_parts import Lab, TrialResult, TrialSpec
+from engine.trial.parts import Lab, TrialResult, TrialSpec
+from engine.trial.trial import knowledge_of, observe, search_seed, trial_steps, victim_of
 from search_spaces.latent import LatentSpace
 from search_spaces.native import to_point
 

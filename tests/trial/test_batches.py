@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import engine.trial
+import engine.trial.trial
 from engine.attacks import History
 from engine.federation import compute_update
 from engine.federation.captures import write_capture
@@ -20,10 +20,10 @@ from engine.plan import make_plan
 from engine.scoring.evaluation_classifier import EvaluationClassifier
 from engine.seeding import stream
 from engine.trial import knowledge_of, observe, run_trial, run_trials
-from engine.trial_parts import Lab
-from engine.trial_record import spec_hash
+from engine.trial.parts import Lab
+from engine.trial.record import spec_hash
 from tests.conftest import CLASSES, IMAGE_SHAPE, LATENT_DIM, build, seeded
-from tests.test_trial import ATTACKS, assert_equal_results, spec_of
+from tests.trial.test_trial import ATTACKS, assert_equal_results, spec_of
 
 LABELS = torch.tensor([2, 0, 0, 2, 3, 3, 1, 2])
 STEPS = LocalTraining(3, 0.5)
@@ -244,7 +244,7 @@ def test_private_images_reach_no_attack_but_through_the_observed_update(
 ):
     spec = spec_of(attack, images=2, training=STEPS)
     observed = observe(spec, lab, 0)
-    monkeypatch.setattr(engine.trial, "observe", lambda *_: observed)
+    monkeypatch.setattr(engine.trial.trial, "observe", lambda *_: observed)
     others = lab_with(model, head, generator, seed=50)
     private = dataclasses.replace(others.private, labels=LABELS.flip(0))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from engine.errors import InfrastructureError
-from engine.lease import (
+from engine.run_folder.lease import (
     LOOK_SECONDS,
     STALE_SECONDS,
     Lease,

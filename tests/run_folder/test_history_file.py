@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.attacks import History, Progress
-from engine.history_file import HistoryKeeper, load_history, remove_histories
+from engine.run_folder.history_file import HistoryKeeper, load_history, remove_histories
 
 NOTHING = History(np.empty(0, dtype=np.float32))
 SIZES = (5, 5, 3)
@@ -219,7 +219,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from engine.attacks import History, Progress
-from engine.history_file import HistoryKeeper, load_history
+from engine.run_folder.history_file import HistoryKeeper, load_history
 folder = Path(sys.argv[1])
 known = load_history(folder, "spec")
 keeper = HistoryKeeper(folder, "spec", known)

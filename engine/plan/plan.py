@@ -1,4 +1,4 @@
-"""The plan of an audit: strict, printable, and checked as a whole before any work is spent."""
+"""The plan as a whole: its keys, how it is read, and what is checked before work is spent."""
 
 import re
 import reprlib
@@ -21,7 +21,7 @@ from engine.attacks import PRESETS
 from engine.defenses import label_defenses
 from engine.errors import InputError, PlanError
 from engine.federation.shifts import SHIFTS
-from engine.plan_parts import (
+from engine.plan.parts import (
     AttackPlan,
     Chain,
     ClientPlan,
@@ -41,7 +41,7 @@ from engine.plan_parts import (
     listed,
     named,
 )
-from engine.plan_scales import SCALE, SCALES, scaled
+from engine.plan.scales import SCALE, SCALES, scaled
 from engine.registry import nearest, unknown_name
 from engine.scoring.variants import CONTROLS
 from engine.setups import SETUPS, default_data_folder
@@ -72,7 +72,7 @@ class Plan(Strict):
 
     Attributes:
         version: Of the plan's format.
-        scale: Which of the file's ``scales`` this is, see :mod:`engine.plan_scales`.
+        scale: Which of the file's ``scales`` this is, see :mod:`engine.plan.scales`.
         name: Of the audit, in the run folder's name and in MLflow.
         seed: Root of every random stream.
         seeds: Several of them in place of ``seed``; the audit is repeated with each.

@@ -8,9 +8,9 @@ from engine.attacks import AttackSettings
 from engine.attacks.attack import lone_searcher, searched_space
 from engine.federation.client import LocalTraining
 from engine.trial import run_trial, search_seed
-from engine.trial_candidates import conclude_trial, problem_of
+from engine.trial.candidates import conclude_trial, problem_of
 from search_spaces.native import to_suggestion
-from tests.test_trial import lab, spec_of  # noqa: F401 # lab is a fixture.
+from tests.trial.test_trial import lab, spec_of  # noqa: F401 # lab is a fixture.
 
 BUDGET = 12
 SETTINGS = AttackSettings(searcher="optuna:Random", searcher_settings={"population": 4})

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from engine import json_lines
 from engine.errors import InfrastructureError, InputError
-from engine.lease import Lease, is_alive, last_lease
-from engine.run_folder import RunFolder
+from engine.run_folder import json_lines
+from engine.run_folder.lease import Lease, is_alive, last_lease
+from engine.run_folder.run_folder import RunFolder
 
 RECENT_SECONDS: Final = 300.0
 State = Literal["running", "finished", "interrupted", "stopped"]

@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from engine.progress import ProgressView
-from engine.recorder import Recorder
 from engine.run_folder import RunFolder
+from engine.run_folder.recorder import Recorder
 
 
 @pytest.fixture

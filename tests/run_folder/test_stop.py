@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from engine import stop
 from engine.errors import InfrastructureError
-from engine.lease import request_path, take_lease, write_lease
-from engine.stop import stop_driver
+from engine.run_folder import stop
+from engine.run_folder.lease import request_path, take_lease, write_lease
+from engine.run_folder.stop import stop_driver
 
 DRIVER = """
 import signal, sys, time

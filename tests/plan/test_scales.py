@@ -2,7 +2,7 @@ import pytest
 
 from engine.errors import PlanError
 from engine.plan import read_plan
-from engine.plan_scales import scaled
+from engine.plan.scales import scaled
 
 VALUES = {
     "targets": 20,

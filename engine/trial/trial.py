@@ -34,7 +34,7 @@ from engine.scoring.oracle import project
 from engine.scoring.reconstructions import Trace, score
 from engine.scoring.variants import CONTROLS
 from engine.seeding import stream, stream_seed
-from engine.trial_parts import Lab, Outcome, TrialResult, TrialSpec
+from engine.trial.parts import Lab, Outcome, TrialResult, TrialSpec
 
 PRIOR_DRAWS = 64
 # The stream that searches of attacks draw from.

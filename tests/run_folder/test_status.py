@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from engine import json_lines
 from engine.errors import InputError
-from engine.lease import lease_path, take_lease, write_lease
-from engine.run_folder import RunFolder, write_json
-from engine.status import read_status
+from engine.run_folder import RunFolder, json_lines, write_json
+from engine.run_folder.lease import lease_path, take_lease, write_lease
+from engine.run_folder.status import read_status
 
 START = 1_000_000.0
 PRIVATE = {"psnr": 22.5, "mse": 0.01, "identification_top1": 1.0}
@@ -352,7 +351,7 @@ def test_a_large_run_is_read_at_once_and_without_torch(tmp_path):
     rest = lines.read_bytes()[len(first) :]
     lines.write_bytes(first + 20 * rest)
     script = (
-        "import sys, pathlib; from engine.status import read_status; "
+        "import sys, pathlib; from engine.run_folder.status import read_status; "
         "print(read_status(pathlib.Path(sys.argv[1])).trials['done']); print(sorted(sys.modules))"
     )
     started = time.monotonic()

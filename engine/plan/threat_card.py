@@ -7,7 +7,7 @@ from engine.attacks.labels import JOINT
 from engine.attacks.searchers import is_white_box
 from engine.attacks.spaces import PIXELS, label_space
 from engine.plan import Plan
-from engine.plan_parts import ClientPlan, GeneratorPlan, PlannedAttack
+from engine.plan.parts import ClientPlan, GeneratorPlan, PlannedAttack
 
 
 def threat_card(plan: Plan) -> list[dict[str, str]]:
