@@ -1,6 +1,7 @@
 """Candidates of several objectives evaluated together: as one population, in as few passes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from engine.attacks.search import Evaluation
 from engine.precision import tensor_float
 
 MatchingEvaluation = Evaluation[GradientMatchingObjective]
+Part = TypeVar("Part")
 
 
 @torch.no_grad()
@@ -65,10 +67,23 @@ def _joined_scores(parts: Sequence[Scores]) -> Scores:
 
 def _score(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
     """Returns the scores of each objective's latents; none of them is empty."""
-    steep = [one for one in parts if one.wanted == "gradients"]
-    others = [one for one in parts if one.wanted != "gradients"]
-    found = {True: iter(_differentiated(steep)), False: iter(_compared(others))}
-    return [next(found[one.wanted == "gradients"]) for one in parts]
+    steep = [one.wanted == "gradients" for one in parts]
+    return _dealt(parts, steep, _differentiated, _compared)
+
+
+def _dealt(
+    parts: Sequence[Part],
+    chosen: Sequence[bool],
+    score_chosen: Callable[[Sequence[Part]], list[Scores]],
+    score_others: Callable[[Sequence[Part]], list[Scores]],
+) -> list[Scores]:
+    """Returns the scores of each, those chosen computed in one way and the rest in the other."""
+    pairs = list(zip(parts, chosen, strict=True))
+    found = {
+        True: iter(score_chosen([part for part, is_chosen in pairs if is_chosen])),
+        False: iter(score_others([part for part, is_chosen in pairs if not is_chosen])),
+    }
+    return [next(found[is_chosen]) for is_chosen in chosen]
 
 
 @tensor_float(False)
@@ -151,11 +166,7 @@ def distances_of(
         not one.objective.why_updates and not one.objective.matcher.prefers_updates(some)
         for one, some in pairs
     ]
-    found = {
-        True: iter(_by_moments([pair for pair, use in zip(pairs, quick, strict=True) if use])),
-        False: iter(_by_updates([pair for pair, use in zip(pairs, quick, strict=True) if not use])),
-    }
-    return [next(found[use]) for use in quick]
+    return _dealt(pairs, quick, _by_moments, _by_updates)
 
 
 def _by_moments(pairs: Sequence[tuple[MatchingEvaluation, Tensor]]) -> list[Scores]:

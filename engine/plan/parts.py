@@ -15,6 +15,7 @@ from engine.federation.target_models import TARGET_MODELS
 from engine.generators.precision import Precision
 from engine.registry import unknown_name
 from engine.setups import SETUPS, setup_of
+from engine.tracking.connection import absolute_uri
 
 # What the default attack is called, whichever searcher it has.
 GGL: Final = "ggl"
@@ -31,14 +32,6 @@ def _absolute(reference: str) -> str:
 def _tracking_uri() -> str:
     """Returns where MLflow's runs go if the plan does not say, by MLflow's own convention."""
     return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-
-
-def _pinned(uri: str) -> str:
-    """Makes the path of an SQLite file absolute, as later commands find it from any folder."""
-    kind, between, path = uri.partition(":///")
-    if kind.partition("+")[0] != "sqlite" or not between or not path.strip("/"):
-        return uri
-    return f"{kind}:///{os.path.abspath(path)}"
 
 
 Reference = Annotated[str, AfterValidator(_absolute)]
@@ -288,7 +281,7 @@ class TrackingPlan(Strict):
     """
 
     mlflow: bool = True
-    uri: Annotated[str, AfterValidator(_pinned)] = Field(
+    uri: Annotated[str, AfterValidator(absolute_uri)] = Field(
         default_factory=_tracking_uri, validate_default=True
     )
     experiment: str = "leaktune"

@@ -48,19 +48,29 @@ def make_client(uri: str) -> Any:
     return MlflowClient(uri)
 
 
-def checked_uri(uri: str) -> str:
-    """Returns the URI, a relative SQLite path made absolute; refuses what MLflow cannot use."""
+def absolute_uri(uri: str) -> str:
+    """Returns the URI, the path of an SQLite file as one finds it from any folder."""
     parts = urlsplit(uri)
-    kind = _kind(parts)
-    if kind == "sqlite" and parts.path.strip("/") and uri.startswith(f"{parts.scheme}:///"):
-        return f"{parts.scheme}:///{Path(parts.path[1:]).absolute()}"
-    if kind in PORTS and parts.netloc:
+    if not _is_sqlite_file(parts, uri):
         return uri
+    return f"{parts.scheme}:///{os.path.abspath(uri.partition(':///')[2])}"
+
+
+def checked_uri(uri: str) -> str:
+    """Returns the URI, made absolute; refuses what MLflow cannot use."""
+    parts = urlsplit(uri)
+    if _is_sqlite_file(parts, uri) or (_kind(parts) in PORTS and parts.netloc):
+        return absolute_uri(uri)
     raise InfrastructureError(
         f"Expected a tracking URI of one of the kinds sqlite, {', '.join(PORTS)}, "
         f"got {shown_uri(uri)!r}. MLflow keeps no runs in plain folders; "
         "write e.g. sqlite:///mlflow.db or http://host:5000."
     )
+
+
+def _is_sqlite_file(parts: SplitResult, uri: str) -> bool:
+    slashes = f"{parts.scheme}:///"
+    return _kind(parts) == "sqlite" and bool(parts.path.strip("/")) and uri.startswith(slashes)
 
 
 def _kind(parts: SplitResult) -> str:
