@@ -127,7 +127,8 @@ def _measure(
         with (
             stand_ins(plan, lab),
             Watch(folder, patience) as watch,
-            contextlib.suppress(InterruptedAuditError),
+            # Whose patience ends while the report is written has measured all there is.
+            contextlib.suppress(InterruptedAuditError, KeyboardInterrupt),
         ):
             run_audit(folder, address=None, console=Console(quiet=True), lab=lab)
         return _figures(folder, watch, workers=workers, seconds=seconds)
