@@ -138,8 +138,13 @@ def private_file(data: str) -> Path | None:
     """Returns the file of a plan's private images; None if they are read from a data set."""
     if data not in SETUPS:
         return Path(data)
-    embedded = assets.asset(data, "private_images")
-    return embedded if embedded.is_file() else None
+    return assets.asset(data, "private_images") if has_embedded_images(data) else None
+
+
+def has_embedded_images(data: object) -> bool:
+    """Whether a plan's data bring their private images along, which are public ones."""
+    named = isinstance(data, str) and data in SETUPS
+    return named and assets.asset(str(data), "private_images").is_file()
 
 
 def _command(part: str) -> str:

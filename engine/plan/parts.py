@@ -14,7 +14,7 @@ from engine.federation.client import LocalTraining
 from engine.federation.target_models import TARGET_MODELS
 from engine.generators.precision import Precision
 from engine.registry import unknown_name
-from engine.setups import SETUPS, setup_of
+from engine.setups import DEFAULT, SETUPS, has_embedded_images, setup_of
 from engine.tracking.connection import absolute_uri
 
 # What the default attack is called, whichever searcher it has.
@@ -123,7 +123,11 @@ class Named(BaseModel):
 
 
 def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a plan's values with what it leaves to its data: weights and target model."""
+    """Returns a plan's values with what it leaves to its data.
+
+    That is weights, the target model, and whether pictures are shown: those of embedded images,
+    which are public, are.
+    """
     name, setup = setup_of(values.get("data"))
     filled = dict(values)
     for part, key, default in (
@@ -134,7 +138,16 @@ def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
         own = filled.get(part, {})
         if isinstance(own, Mapping) and own.get(key) is None:
             filled[part] = {**own, key: default}
+    own = filled.get("images", {})
+    if isinstance(own, Mapping) and _attacks_embedded_images(values):
+        filled["images"] = {"report": True, "tracking": True, **own}
     return filled
+
+
+def _attacks_embedded_images(values: Mapping[str, Any]) -> bool:
+    """Whether all private images of a plan come with leaktune, which are public ones."""
+    others = values.get("captures") or values.get("shift")
+    return has_embedded_images(values.get("data", DEFAULT)) and not others
 
 
 def named(part: object) -> object:
@@ -291,8 +304,9 @@ class ImagesPlan(Strict):
     """Which places besides ``private/`` may show private images and reconstructions.
 
     Attributes:
-        report: Whether the report page shows them.
-        tracking: Whether a montage and the report are sent to MLflow.
+        report: Whether the report page shows them. Unless a plan says so, it shows embedded images,
+            which are public, and no others.
+        tracking: Whether a montage and the report are sent to MLflow; likewise.
     """
 
     report: bool = False

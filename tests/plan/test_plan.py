@@ -38,7 +38,33 @@ def test_the_embedded_plan_is_checked_as_a_whole():
 
     check_plan(plan)
     assert text == DEFAULT_PLAN.read_text()
-    assert plan.images.report
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({}, True),
+        ({"data": "fashion-mnist"}, True),
+        ({"images": {"report": False}}, False),
+        ({"data": "cifar10"}, False),
+        ({"data": "mine.safetensors"}, False),
+        ({"captures": ["captured.safetensors"]}, False),
+        ({"shift": "cifar10"}, False),
+        ({"data": "mine.safetensors", "images": {"report": True}}, True),
+    ],
+)
+def test_pictures_are_shown_of_embedded_images_and_of_others_only_where_a_plan_says_so(
+    values, shown
+):
+    plan = plan_of(**values)
+
+    assert plan.images.report == shown
+
+
+def test_another_data_set_in_the_embedded_plan_is_not_shown():
+    plan, _ = read_plan(DEFAULT_PLAN, ["data=mine.safetensors"])
+
+    assert not (plan.images.report or plan.images.tracking)
 
 
 def test_a_resolved_plan_reads_back_as_itself():
