@@ -12,6 +12,7 @@ SMALL = {
     "targets": 2,
     "defenses": ["none", {"name": "sparsification", "percent": 80}],
     "attack": {"budget": 70},
+    "images": {"report": False, "tracking": False},
     "tracking": {"mlflow": False},
 }
 
