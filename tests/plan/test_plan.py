@@ -64,7 +64,8 @@ def test_pictures_are_shown_of_embedded_images_and_of_others_only_where_a_plan_s
 def test_another_data_set_in_the_embedded_plan_is_not_shown():
     plan, _ = read_plan(DEFAULT_PLAN, ["data=mine.safetensors"])
 
-    assert not (plan.images.report or plan.images.tracking)
+    assert not plan.images.report
+    assert not plan.images.tracking
 
 
 def test_a_resolved_plan_reads_back_as_itself():
