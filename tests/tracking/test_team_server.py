@@ -86,13 +86,20 @@ def test_all_of_an_audit_is_there_once_after_the_server_died_in_the_middle(serve
 
 def test_artifacts_are_in_the_bucket_byte_for_byte(server, member, audit, tmp_path):
     command(member, "sync", audit.path)
-    expected = ["metrics.csv", "plan.resolved.yaml", "provenance.json", "report/index.html"]
+    expected = [
+        "metrics.csv",
+        "plan.resolved.yaml",
+        "private/montage.png",
+        "provenance.json",
+        "report/index.html",
+        "summary.json",
+    ]
     with as_client(member):
         (parent,) = (run for run in runs(server) if "leaktune.trial" not in run.data.tags)
         got = server.client().download_artifacts(parent.info.run_id, "", str(tmp_path))
 
     stored = [key.partition("/artifacts/")[2] for key in server.stored()]
-    assert sorted(stored) == [*expected, "summary.json"]
+    assert sorted(stored) == expected
     for name in stored:
         assert (tmp_path / name).read_bytes() == (audit.path / name).read_bytes()
     assert got.startswith(str(tmp_path))
