@@ -31,6 +31,14 @@ CLASSES = 4
 LATENT_DIM = 3
 
 
+def pytest_collection_modifyitems(items):
+    """Has JUnit's file say which fault a test brings about, and how often."""
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            tries = mark.kwargs.get("tries", 1)
+            item.user_properties += [("fault", mark.args[0]), ("tries", tries)]
+
+
 class TinyNet(nn.Module):
     """A smooth convolutional model with positive features and a head that is not called fc."""
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.attacks import History, Progress
@@ -17,6 +17,7 @@ from engine.run_folder.history_file import HistoryKeeper, load_history, remove_h
 NOTHING = History(np.empty(0, dtype=np.float32))
 SIZES = (5, 5, 3)
 EVALUATIONS = sum(SIZES)
+DAMAGED = pytest.mark.fault("history cut off or damaged", tries=settings().max_examples)
 
 
 def losses_of(count):
@@ -129,6 +130,7 @@ def test_a_stale_worker_leaves_nothing_in_a_trial_that_is_finished(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@DAMAGED
 @given(cut=st.integers(1, 10_000))
 def test_wherever_a_file_is_cut_the_whole_generations_before_are_kept(cut, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cut")
@@ -143,6 +145,7 @@ def test_wherever_a_file_is_cut_the_whole_generations_before_are_kept(cut, tmp_p
     assert_holds(history, len(history.losses), len(history.losses))
 
 
+@DAMAGED
 @given(place=st.integers(0, 10_000), value=st.integers(1, 255))
 def test_a_damaged_byte_costs_no_more_than_what_follows(place, value, tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged")
@@ -181,6 +184,7 @@ def test_zeros_that_a_power_loss_left_behind_are_no_generation(tmp_path):
     assert_holds(load_history(tmp_path, "spec"), 5, 5)
 
 
+@pytest.mark.fault("a worker's disk full")
 def test_a_full_disk_is_told_of_once_and_costs_this_attempts_history(tmp_path):
     keep(tmp_path, sizes=SIZES[:1])
     keeper = HistoryKeeper(tmp_path, "spec", load_history(tmp_path, "spec"))

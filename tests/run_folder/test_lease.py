@@ -245,6 +245,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(run, said):
         take_lease(run, said.append)
 
 
+@pytest.mark.fault("many drivers at once", tries=ROUNDS)
 def test_of_many_drivers_that_start_at_once_exactly_one_wins(tmp_path, ended_process):
     """On runs that never had a driver, on those of one that ended, and of one that was killed."""
     for number in range(ROUNDS):

@@ -73,6 +73,7 @@ def audit(server, member, tmp_path_factory):
     return run
 
 
+@pytest.mark.fault("MLflow server killed")
 def test_all_of_an_audit_is_there_once_after_the_server_died_in_the_middle(server, member, audit):
     first, second = command(member, "sync", audit.path), command(member, "sync", audit.path)
 
@@ -105,6 +106,7 @@ def test_artifacts_are_in_the_bucket_byte_for_byte(server, member, audit, tmp_pa
     assert got.startswith(str(tmp_path))
 
 
+@pytest.mark.fault("MLflow server killed")
 def test_a_sync_that_the_server_dies_under_goes_on_without_repeating_anything(
     server, member, audit
 ):

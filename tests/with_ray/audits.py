@@ -79,6 +79,8 @@ class Audit:
         home: Where the plan lies and runs are written.
         options: Of the command line, besides.
         growing: Whether a generation was kept since the command started or a worker was killed.
+        hit: When a fault struck that no search has gone on after yet, by the monotonic clock.
+        back: Seconds from each fault until a search that it broke off went on.
         losses: By trial, how many workers it may have lost.
         kept: By trial, then by number of attempt: evaluations it was restored from, and all of
             those in its history.
@@ -89,6 +91,8 @@ class Audit:
     options: tuple[str, ...] = ()
     process: subprocess.Popen = None
     growing: bool = False
+    hit: float | None = None
+    back: list[float] = field(default_factory=list)
     losses: Counter = field(default_factory=Counter)
     kept: dict = field(default_factory=dict)
     seen: set = field(default_factory=set)
@@ -101,6 +105,7 @@ class Audit:
     def start(self):
         """Starts the audit, or resumes it where there is a run folder."""
         self.growing = False
+        self.hit = time.monotonic()
         words = ["resume", self.run] if self.run else ["run", "--config", "plan.yaml"]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -120,6 +125,9 @@ class Audit:
                 continue  # The trial has just finished.
             if counts:
                 attempts = self.kept.setdefault(path.parent.name, {})
+                if self.hit and attempts and path.name not in attempts:
+                    self.back.append(time.monotonic() - self.hit)
+                    self.hit = None
                 before, attempts[path.name] = attempts.get(path.name), (counts[0], sum(counts))
                 self.growing |= before != attempts[path.name]
         return self.process.poll() is not None
@@ -165,7 +173,15 @@ class Audit:
         self.growing = False
         self.losses.update(under_way)
         kill([rng.choice(workers)])
+        self.hit = time.monotonic()
         return True
+
+    def suspend_worker(self):
+        """Stops a worker for good, which does not end it; returns its id."""
+        worker = self.workers()[0]
+        os.kill(worker, signal.SIGSTOP)
+        self.hit = time.monotonic()
+        return worker
 
     def workers(self):
         """Returns the ids of its workers' processes."""

@@ -39,8 +39,11 @@ def small_plan():
 
 
 @pytest.fixture
-def audits(tmp_path):
-    """Starts audits by their searcher and ``compute``, and ends what is left of them."""
+def audits(tmp_path, record_property):
+    """Starts audits by their searcher and ``compute``, and ends what is left of them.
+
+    Has JUnit's file say how long it took each time until they went on after a fault.
+    """
     made = []
 
     def start(searcher=SEARCHERS[0], **compute):
@@ -52,3 +55,5 @@ def audits(tmp_path):
     yield start
     for audit in made:
         audit.clear_away()
+        for seconds in audit.back:
+            record_property("seconds", seconds)

@@ -1,7 +1,7 @@
 """What stops while every candidate is a Ray Tune trial: the search goes on, and no loss is lost."""
 
-import os
 import signal
+import time
 
 import pytest
 
@@ -48,17 +48,19 @@ def wait_for_losses(audit, count):
     assert audit.wait(lambda: len(losses_in(audit)) > count), audit.log()
 
 
+@pytest.mark.fault("a candidate's worker hangs")
 def test_a_stopped_workers_candidate_is_another_workers(audits, whole):
     audit = audits(hang_seconds=LONG_SECONDS)
     wait_for_losses(audit, BUDGET // 4)
 
-    os.kill(audit.workers()[0], signal.SIGSTOP)
+    audit.suspend_worker()
 
     assert audit.finish() == whole
     [hung] = audit.events("trial_hung")
     assert hung["seconds"] > LONG_SECONDS
 
 
+@pytest.mark.fault("a candidate's worker killed", tries=KILLS)
 def test_a_killed_workers_candidate_is_another_workers(audits, whole):
     """Killed with a candidate, and while Tune makes it ready for the next."""
     audit = audits()
@@ -69,13 +71,17 @@ def test_a_killed_workers_candidate_is_another_workers(audits, whole):
     assert audit.finish() == whole
 
 
-def test_a_killed_driver_loses_no_loss(audits, whole):
+@pytest.mark.fault("driver of candidates killed")
+def test_a_killed_driver_loses_no_loss(audits, whole, record_property):
     audit = audits()
     wait_for_losses(audit, BUDGET // 2)
     audit.kill_driver(alone=False)
     before = losses_in(audit)
 
+    started = time.monotonic()
     audit.start()
+    wait_for_losses(audit, len(before))
+    record_property("seconds", time.monotonic() - started)
 
     assert audit.finish() == whole
     after = losses_in(audit)

@@ -37,6 +37,7 @@ def plan_of(**compute):
     return make_plan(SMALL | {"compute": one, "controls": []}, source="test")
 
 
+@pytest.mark.fault("worker lost between two trials", tries=LOST)
 @pytest.mark.parametrize(("lose", "hang_seconds"), [(kill, None), (suspend, 5)])
 def test_a_worker_lost_between_two_trials_costs_neither_of_them(
     lose, hang_seconds, whole, ray_cluster, tmp_path, monkeypatch

@@ -23,6 +23,7 @@ PLAN = {
     "tracking": {"mlflow": False},
 }
 TRIALS = 21
+STOPPED = pytest.mark.fault("stopped")
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +73,16 @@ def ask(process, run):
 
 
 @pytest.mark.parametrize(
-    ("stop", "expected"), [(interrupt, 130), (terminate, 143), (terminate_all, 143), (ask, 143)]
+    ("stop", "expected"),
+    [
+        pytest.param(interrupt, 130, marks=STOPPED),
+        pytest.param(terminate, 143, marks=STOPPED),
+        pytest.param(ask, 143, marks=STOPPED),
+        pytest.param(terminate_all, 143, marks=pytest.mark.fault("SIGTERM to all processes")),
+    ],
 )
 def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
-    stop, expected, home, whole, tmp_path
+    stop, expected, home, whole, tmp_path, record_property
 ):
     output = tmp_path / "runs"
     stopped = start("run", "--config", "plan.yaml", "--output", output, home=home)
@@ -88,7 +95,9 @@ def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
 
     code, _, err = finish(stopped)
 
-    assert time.monotonic() - asked < 30  # Less than schedulers wait until they kill.
+    seconds = time.monotonic() - asked
+    record_property("seconds", seconds)
+    assert seconds < 30  # Less than schedulers wait until they kill.
     kept = results_in(output)
     status = read_status(run)
     assert status.state == ("interrupted" if stop is interrupt else "stopped")
@@ -114,6 +123,7 @@ def test_a_stopped_audit_keeps_its_trials_and_resumes_to_the_same_summary(
     assert untimed(resumed["groups"]) == untimed(whole["groups"])
 
 
+@STOPPED
 @pytest.mark.parametrize("stop", [terminate, ask])
 def test_an_audit_stopped_while_ray_starts_can_be_resumed(stop, home, tmp_path):
     output = tmp_path / "runs"

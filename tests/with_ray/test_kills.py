@@ -26,6 +26,7 @@ def whole(tmp_path_factory):
     return of
 
 
+@pytest.mark.fault("driver killed", tries=KILLS)
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_killed_driver_costs_no_more_than_the_generation_under_way(
     searcher, audits, whole, record_property
@@ -52,6 +53,7 @@ def test_a_killed_driver_costs_no_more_than_the_generation_under_way(
     assert_nothing_was_repeated([*done, audit], kills, record_property)
 
 
+@pytest.mark.fault("worker killed", tries=KILLS)
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_killed_worker_costs_no_more_than_the_generation_under_way(
     searcher, audits, whole, record_property

@@ -17,6 +17,7 @@ def take_memory_from(pid):
     resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
 
 
+@pytest.mark.fault("worker out of memory")
 def test_trials_of_a_worker_without_memory_end_as_they_would_have_or_say_what_was_missing(audits):
     whole = {trial["id"]: trial for trial in audits().finish()}
     audit = audits()

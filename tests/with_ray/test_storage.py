@@ -121,6 +121,7 @@ def assert_resumed_to(whole, run):
     assert outcome_of(run) == whole
 
 
+@pytest.mark.fault("storage full")
 @needs_root
 def test_an_audit_on_a_full_disk_says_so_and_goes_on_once_there_is_room(plan, whole, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
@@ -132,6 +133,7 @@ def test_an_audit_on_a_full_disk_says_so_and_goes_on_once_there_is_room(plan, wh
         assert_resumed_to(whole, run)
 
 
+@pytest.mark.fault("storage fails")
 @needs_root
 @needs_fuse
 def test_an_audit_on_storage_that_fails_says_so_and_goes_on_once_it_works(plan, whole, storage):
@@ -149,6 +151,7 @@ def test_an_audit_on_storage_that_fails_says_so_and_goes_on_once_it_works(plan, 
     assert_resumed_to(whole, run)
 
 
+@pytest.mark.fault("storage slow, or silent for a while")
 @needs_root
 @needs_fuse
 @pytest.mark.parametrize(
@@ -171,6 +174,7 @@ def test_an_audit_waits_for_storage_that_is_slow(fault, seconds, plan, whole, st
     assert outcome_of(run) == whole
 
 
+@pytest.mark.fault("machine lost its power")
 def test_what_a_crash_of_the_machine_damaged_is_computed_again(undisturbed, whole, tmp_path):
     run = tmp_path / undisturbed.name
     shutil.copytree(undisturbed, run)
