@@ -1,6 +1,6 @@
 # Self-documenting: `make` lists the targets that carry a `##` comment.
 .DEFAULT_GOAL := help
-.PHONY: help check format test test-slow bench audit-smoke report lock lock-upgrade lock-check image ci
+.PHONY: help check format test test-slow faults bench audit-smoke report lock lock-upgrade lock-check image ci
 
 PLAN ?= tests/data/smoke.yaml
 IMAGE ?= leaktune
@@ -26,6 +26,10 @@ test: ## the tests that run in a few minutes on two cores
 
 test-slow: ## the tests marked slow
 	uv run pytest -n 2 -m slow
+
+faults: ## bring every fault of docs/reliability.md about, and count how many audits outlived them
+	uv run pytest -n 2 -m fault --junitxml build/faults.xml; status=$$?; \
+	uv run python -m tests.fault_table build/faults.xml && exit $$status
 
 bench: ## what scoring, searching and spreading cost, as ratios (takes minutes; leave the machine alone)
 	for name in objective searcher fanout scaling; do uv run python benchmarks/run.py $$name || exit; done

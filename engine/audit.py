@@ -95,9 +95,9 @@ def run_audit(
         if damaged := folder.forget_damaged():
             console.print(f"Damaged, so run again: {', '.join(damaged)}.", soft_wrap=True)
         folder.append_event("audit_resumed", done=len(finished_trials(folder, plan)))
-    uploader = _start_tracking(folder, plan, console)
+    uploader = _uploader(folder, plan, console)
     try:
-        _run_remaining(folder, plan, lab, address, console, driver)
+        _run_remaining(folder, plan, lab, address, console, driver, uploader)
         summary = conclude_audit(folder, plan, lab)
     except (AuditError, SystemExit, KeyboardInterrupt):
         if driver.holds():
@@ -115,8 +115,12 @@ def _run_remaining(
     address: str | None,
     console: Console,
     driver: Driver,
+    uploader: Uploader | None,
 ) -> None:
-    """Runs the trials that have no result; raises InterruptedAuditError if not all came to one."""
+    """Runs the trials that have no result; raises InterruptedAuditError if not all came to one.
+
+    Tracking starts once there are machines: an audit that is refused is no audit yet.
+    """
     specs = {spec.id: spec for spec in trial_specs(plan)}
     done = finished_trials(folder, plan)
     view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, [*done])
@@ -125,6 +129,7 @@ def _run_remaining(
         remove_histories(folder.trial_folder(name))
     remaining = [name for name in specs if name not in done]
     if not remaining:
+        _start(uploader)
         return
 
     def last_words() -> None:
@@ -137,6 +142,7 @@ def _run_remaining(
     with stop_signals(last_words) as stopped, tuning.connect(address):
         if awaited := tuning.check_machines(plan.compute, folder.path):
             console.print(awaited, highlight=False)
+        _start(uploader)
         with view:
             _run_trials(plan, remaining, folder, recorder, lab)
     driver.check()
@@ -175,16 +181,19 @@ def _check_inputs(folder: RunFolder, plan: Plan) -> None:
         )
 
 
-def _start_tracking(folder: RunFolder, plan: Plan, console: Console) -> Uploader | None:
+def _uploader(folder: RunFolder, plan: Plan, console: Console) -> Uploader | None:
     if not plan.tracking.mlflow:
         return None
 
     def warn(problem: str) -> None:
         console.print(problem, style="yellow", markup=False, soft_wrap=True)
 
-    uploader = Uploader(folder, plan.tracking.uri, plan.tracking.experiment, warn)
-    uploader.start()
-    return uploader
+    return Uploader(folder, plan.tracking.uri, plan.tracking.experiment, warn)
+
+
+def _start(uploader: Uploader | None) -> None:
+    if uploader:
+        uploader.start()
 
 
 def _finish_tracking(uploader: Uploader | None, console: Console) -> None:

@@ -1,7 +1,7 @@
 """What the tests that bring faults about have found, from the files pytest writes for JUnit.
 
-    uv run pytest -n 2 -m fault --junitxml build/faults-1.xml
-    uv run python -m tests.fault_table build/faults-*.xml
+    uv run pytest -n 2 -m fault --junitxml build/faults.xml  # As `make faults` does.
+    uv run python -m tests.fault_table build/*.xml
 
 A test says by ``pytest.mark.fault`` which fault it brings about, and how often, and by the property
 ``seconds`` how long it took each time until what the fault broke off went on.

@@ -1,5 +1,6 @@
 """Commands that run audits and show what they found."""
 
+import contextlib
 import json
 import sys
 import time
@@ -52,6 +53,7 @@ def run(
 
     Example: leaktune run --config plan.yaml --set targets=16 --set attack.budget=5000
     """
+    from engine import tuning
     from engine.audit import run_audit, start_audit  # Deferred: `--help` answers at once.
     from engine.lab import check_plan
     from engine.plan import DEFAULT_PLAN, read_plan
@@ -62,9 +64,11 @@ def run(
     if dry_run:
         _print_outline(plan, check_plan(plan), console)
         return
-    folder, lab = start_audit(plan, text, output)
-    console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
-    summary = run_audit(folder, address=address, console=console, lab=lab)
+    # A cluster that is not there is named first, before a run folder is made.
+    with tuning.connect(address) if address else contextlib.nullcontext():
+        folder, lab = start_audit(plan, text, output)
+        console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
+        summary = run_audit(folder, address=address, console=console, lab=lab)
     _print_outcome(summary, folder.path, console, time.monotonic() - started)
     _exit(summary)
 

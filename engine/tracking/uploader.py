@@ -49,9 +49,11 @@ class Uploader:
         """Sends the rest; waits no longer than the timeout.
 
         Returns:
-            None when everything arrived; otherwise a sentence for the user that says what is
-            missing in MLflow, why, and what completes it.
+            None when everything arrived, or nothing was started; otherwise a sentence for the user
+            that says what is missing in MLflow, why, and what completes it.
         """
+        if self._thread.ident is None:
+            return None
         self._finishing.set()
         self._thread.join(timeout_seconds)
         missing, events = self._tracker.pending()

@@ -92,6 +92,13 @@ def test_a_later_sync_completes_what_an_upload_missed(folder, tmp_path):
     assert tracker.pending() == (0, 3)
 
 
+def test_of_an_audit_that_was_refused_before_it_began_nothing_is_sent(folder, tmp_path):
+    upload = Uploader(folder, f"sqlite:///{tmp_path / 'mlflow.db'}", "audits")
+
+    assert upload.finish(5) is None
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_tries_again_after_a_longer_and_longer_pause(folder, monkeypatch):
     pauses = []
     upload = Uploader(folder, "http://127.0.0.1:9", "audits")

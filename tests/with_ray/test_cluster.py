@@ -172,6 +172,7 @@ def test_a_wrong_address_is_named_at_once(address, home):
 
     assert_no_cluster(refused, address)
     assert len(refused.stderr.splitlines()) == 1
+    assert not (home / "runs").exists()
     assert time.monotonic() - started < 30
 
 
