@@ -143,8 +143,9 @@ def private_file(data: str) -> Path | None:
 
 def has_embedded_images(data: object) -> bool:
     """Whether a plan's data bring their private images along, which are public ones."""
-    named = isinstance(data, str) and data in SETUPS
-    return named and assets.asset(str(data), "private_images").is_file()
+    return (
+        isinstance(data, str) and data in SETUPS and assets.asset(data, "private_images").is_file()
+    )
 
 
 def _command(part: str) -> str:

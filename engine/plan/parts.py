@@ -125,11 +125,11 @@ class Named(BaseModel):
 def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a plan's values with what it leaves to its data.
 
-    That is weights, the target model, and whether pictures are shown: those of embedded images,
-    which are public, are.
+    That is its name, where they have one, weights, the target model, and whether pictures are
+    shown: those of embedded images, which are public, are.
     """
     name, setup = setup_of(values.get("data"))
-    filled = dict(values)
+    filled = {"name": name, **values} if name == values.get("data", DEFAULT) else dict(values)
     for part, key, default in (
         ("generator", "weights", name),
         ("classifier", "weights", name),

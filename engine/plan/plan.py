@@ -73,7 +73,7 @@ class Plan(Strict):
     Attributes:
         version: Of the plan's format.
         scale: Which of the file's ``scales`` this is, see :mod:`engine.plan.scales`.
-        name: Of the audit, in the run folder's name and in MLflow.
+        name: Of the audit, in the run folder's name and in MLflow; that of the data, unless given.
         seed: Root of every random stream.
         seeds: Several of them in place of ``seed``; the audit is repeated with each.
         data: A data set by name, which brings generator, classifier and target model along, or

@@ -61,6 +61,16 @@ def test_pictures_are_shown_of_embedded_images_and_of_others_only_where_a_plan_s
     assert plan.images.report == shown
 
 
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [("data=cifar10", "cifar10"), ("data=mine.safetensors", "audit"), ("name=own", "own")],
+)
+def test_an_audit_is_named_after_its_data_unless_the_plan_names_it(override, name):
+    plan, _ = read_plan(DEFAULT_PLAN, [override])
+
+    assert plan.name == name
+
+
 def test_another_data_set_in_the_embedded_plan_is_not_shown():
     plan, _ = read_plan(DEFAULT_PLAN, ["data=mine.safetensors"])
 

@@ -10,7 +10,7 @@ from tests.with_ray.audits import kill, plan_of, started
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SEARCHER = "nevergrad:DiagonalCMA"  # One whose proposals follow from every loss told.
-BUDGET = 200
+BUDGET = 120
 KILLS = 3
 LONG_SECONDS = 20  # More than a worker's start takes.
 
@@ -93,7 +93,7 @@ def test_an_interrupt_ends_the_second_search_too(sent, code, audits):
     """Ray Tune, which has run once by then, leaves its handler of signals behind."""
     audit = audits(targets=2)
     assert audit.wait(lambda: audit.events("trial_finished")), audit.log()
-    wait_for_losses(audit, BUDGET + 50)
+    wait_for_losses(audit, BUDGET + 30)
 
     audit.process.send_signal(sent)
 

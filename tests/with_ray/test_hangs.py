@@ -13,7 +13,7 @@ from tests.with_ray.audits import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-LONG_SECONDS, SHORT_SECONDS = 20, 3  # More and less than a worker's start takes.
+LONG_SECONDS, SHORT_SECONDS = 20, 1  # More and less than a worker's start takes.
 
 
 @pytest.mark.fault("worker hangs")
