@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def examine(folder: Path, plan: Plan, address: str | None) -> Iterator[str]:
     yield _check_tracking(plan.tracking)
     if address:
         yield from _check_cluster(address, plan.compute, folder)
+    elif plan.compute.gpus_per_trial > len(gpus):
+        raise InfrastructureError(
+            f"Expected {plan.compute.gpus_per_trial:g} GPU for a trial, this machine has "
+            f"{len(gpus)}. Lower compute.gpus_per_trial, or name a cluster by --address."
+        )
 
 
 def _version(package: str) -> str:
@@ -91,8 +97,12 @@ def _check_tracking(tracking: TrackingPlan) -> str:
 
 
 def _check_cluster(address: str, compute: ComputePlan, folder: Path) -> Iterator[str]:
-    with tuning.connect(address):
-        awaited = tuning.check_machines(compute, folder)
+    # A folder that is not shared may exist on every machine; what was just made in it does not.
+    with (
+        tuning.connect(address),
+        tempfile.TemporaryDirectory(prefix="leaktune-doctor-", dir=folder) as made,
+    ):
+        awaited = tuning.check_machines(compute, Path(made))
         yield f"ok  Ray cluster at {address}: {tuning.describe_machines()}"
         yield f"ok  {awaited or 'a trial has room there'}"
         where = "GPUs" if compute.gpus_per_trial else "processors, whatever GPUs there are"

@@ -93,7 +93,7 @@ def doctor(
 ) -> None:
     """Check this machine, MLflow and a cluster before an audit is trusted to them.
 
-    Looks at packages, processors, GPU, storage and MLflow; of a cluster, whether it answers, a
+    Looks at packages, processors, GPUs, storage and MLflow; of a cluster, whether it answers, a
     trial has room, and all machines see the output folder and have the same versions. Exit code 4
     at the first thing that would stop an audit.
     """

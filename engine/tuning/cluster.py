@@ -46,6 +46,8 @@ def connect(address: str | None) -> Iterator[None]:
         InfrastructureError: If there is no such cluster, or it is of another Ray or Python.
     """
     set_defaults()
+    if address == "auto":  # Ray looks there first.
+        address = os.environ.get("RAY_ADDRESS") or address
     if address:
         # What does not answer as a cluster keeps Ray for half a minute, twenty times over.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")

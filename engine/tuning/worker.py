@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import socket
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -129,9 +130,13 @@ class _Reporter:
         self._keepers: dict[str, HistoryKeeper] = {}
         self._unreported: dict[str, dict[str, Any]] = {}
         self._reported = time.monotonic()
+        self._unsaved: dict[str, str] = {}
         # A worker on another machine may not see the run folder: then an unfinished search starts
         # again from its seed, with the same outcome.
-        if folder.path.is_dir():
+        if not folder.path.is_dir():
+            blind = f"{socket.gethostname()} does not see {folder.path}"
+            self._unsaved = {spec.id: blind for spec in specs}
+        else:
             for spec in specs:
                 own, place = spec_hash(spec), folder.path / "trials" / spec.id
                 self.known[spec.id] = known = load_history(place, own)
@@ -142,7 +147,7 @@ class _Reporter:
         from ray import tune
 
         keeper = self._keepers.get(trial)
-        problem = keeper and keeper.keep(progress)
+        problem = keeper.keep(progress) if keeper else self._unsaved.pop(trial, None)
         self._unreported[trial] = _progress_of(progress)
         now = time.monotonic()
         if problem:

@@ -137,6 +137,16 @@ def test_doctor_finds_this_machine_in_order(leaktune, empty):
     assert list(empty.iterdir()) == []
 
 
+def test_doctor_misses_a_gpu_that_the_plan_asks_for(leaktune, empty, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    (empty / "plan.yaml").write_text("compute: {gpus_per_trial: 0.5}")
+
+    examined = leaktune("doctor", "--config", "plan.yaml")
+
+    assert examined.code == 4
+    assert examined.err.startswith("Expected 0.5 GPU for a trial, this machine has 0. Lower ")
+
+
 def test_help_of_every_command_says_what_it_does_without_importing_anything_heavy():
     script = f"""
 import sys

@@ -84,14 +84,18 @@ def test_a_worker_does_not_search_again_what_has_a_result(spec, folder, reported
     assert "result" in reported[0][other.id]
 
 
-def test_a_worker_that_does_not_see_the_run_folder_saves_nothing(spec, tmp_path, reported):
+def test_a_worker_that_does_not_see_the_run_folder_saves_nothing_and_says_so_once(
+    spec, tmp_path, reported
+):
     reporter = _Reporter([spec], RunFolder(tmp_path / "elsewhere"))
 
-    reporter.on_batch(spec.id, progress(4))
+    for evaluations in (2, 4):
+        reporter.on_batch(spec.id, progress(evaluations))
 
     assert reporter.known == {}
     assert list(tmp_path.iterdir()) == []
-    assert reported == []
+    [news] = reported
+    assert news[spec.id]["unsaved"].endswith(f" does not see {tmp_path / 'elsewhere'}")
 
 
 def test_a_history_of_another_plan_is_not_taken_up(spec, folder, reported):

@@ -30,6 +30,7 @@ def test_a_stopped_workers_trials_go_on_with_another_and_come_to_the_same_result
     assert all(event["seconds"] > LONG_SECONDS for event in hung)
     assert f"Nothing was heard of the worker of {hung[0]['trial']} for" in audit.log()
     assert not is_worker(stopped)
+    assert audit.repeated().total() == 0
 
 
 @pytest.mark.fault("worker hangs every time")
