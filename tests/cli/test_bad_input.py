@@ -509,7 +509,7 @@ def test_a_file_that_is_no_plan_is_refused(text, code, said, leaktune, empty, tm
         refuse("folder as a plan", ["validate", "."], INPUT, "found no file"),
         refuse("set without =", ["run", "--set", "targets"], PLAN, "--set key=value", "'targets'"),
         refuse("set no YAML", ["run", "--set", "targets=[1"], PLAN, "a YAML value in --set"),
-        refuse("set below a value", ["run", "--set", "name.x=1"], PLAN, "'name'", "to hold keys"),
+        refuse("set below a value", ["run", "--set", "data.x=1"], PLAN, "'data'", "to hold keys"),
         refuse("set an unknown key", ["run", "--set", "sed=1"], PLAN, "Did you mean 'seed'?"),
         refuse("resume nothing", ["resume", "nowhere"], INPUT, "Expected a run folder at nowhere"),
         refuse("resume no run", ["resume", "."], INPUT, "it has no plan.resolved.yaml"),
