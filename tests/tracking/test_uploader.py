@@ -6,6 +6,7 @@ import pytest
 from engine.errors import InfrastructureError
 from engine.run_folder import RunFolder
 from engine.tracking import MlflowTracker, Uploader, uploader
+from tests.tracking import answers
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 on how MLflow 3.17 loads its tables.
@@ -90,6 +91,21 @@ def test_a_later_sync_completes_what_an_upload_missed(folder, tmp_path):
 
     assert counts == [1, 0]
     assert tracker.pending() == (0, 3)
+
+
+@pytest.mark.fault("MLflow answers with errors")
+@pytest.mark.parametrize("answer", [answers.BROKEN, answers.BUSY, answers.GATEWAY])
+def test_a_server_that_answers_with_errors_is_reported_and_a_later_sync_completes_the_record(
+    answer, folder, tmp_path
+):
+    with answers.answering(*answer) as uri:
+        upload = Uploader(folder, uri, "audits")
+        upload.start()
+        sentence = finish_in_time(upload, 20)
+
+    assert f"lacks 3 of 3 events of this audit (it answers with error {answer[0]}" in sentence
+    tracker = MlflowTracker(folder, uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment="audits")
+    assert [tracker.sync().metrics, tracker.sync().metrics] == [1, 0]
 
 
 def test_of_an_audit_that_was_refused_before_it_began_nothing_is_sent(folder, tmp_path):
