@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+RUN_TAG = "leaktune.run"  # Names the run folder.
+LOSS_SO_FAR = "loss_so_far"  # Of a search under way.
 AUDIT = ""  # Stands for the parent run where a child run has the id of its trial.
 
 # What MLflow servers accept; the older ones allow 5000 characters in a tag.
@@ -94,7 +96,9 @@ class EventReader:
         change.set_status("RUNNING", event)
 
     def _on_trial_progress(self, event: Event, change: RunChange) -> None:
-        self._add_metrics(event, change, {"loss": event["loss"]}, step=event["evaluations"])
+        # Not `loss`: MLflow averages curves step by step, and progress comes at any step.
+        so_far = {LOSS_SO_FAR: event["loss"]}
+        self._add_metrics(event, change, so_far, step=event["evaluations"])
 
     def _on_trial_finished(self, event: Event, change: RunChange) -> None:
         trace = event["trace"]

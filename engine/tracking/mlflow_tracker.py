@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from engine.errors import AuditError, InputError
 from engine.run_folder import RunFolder, json_lines, write_json
-from engine.tracking.changes import AUDIT, Event, EventReader, RunChange
+from engine.tracking.changes import AUDIT, RUN_TAG, Event, EventReader, RunChange
 from engine.tracking.connection import (
     TrackingError,
     check_reachable,
@@ -33,7 +33,7 @@ from engine.tracking.connection import (
 from engine.tracking.experiment import describe_experiment, open_experiment
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-RUN_TAG, TRIAL_TAG, PARENT_TAG = "leaktune.run", "leaktune.trial", "mlflow.parentRunId"
+TRIAL_TAG, PARENT_TAG = "leaktune.trial", "mlflow.parentRunId"
 
 # MLflow takes 1000 values in a request, of which 100 params and 100 tags.
 METRICS_PER_BATCH, TEXTS_PER_BATCH = 800, 100

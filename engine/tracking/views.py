@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from engine.scoring.variants import CONTROLS
+from engine.tracking.changes import RUN_TAG
 
 NOTE = "mlflow.note.content"
 KIND = "mlflow.experimentKind"  # Without it MLflow shows its pages for agents, which are empty.
@@ -34,9 +35,13 @@ Audits by leaktune: an audit is a parent run, each of its trials a child run.
 - [All trials]({_LINK}{TRIALS}), with the controls, by defense and attack
 - [Audits]({_LINK}{AUDITS}) with their verdicts
 
-A loss is what the attacker sees: lower matches the update better. PSNR and SSIM compare with the
-private image: higher leaks more. `prior_only` is the floor, `oracle` the ceiling. Pictures are
-among the artifacts of an audit if its plan says `images: {{{{tracking: true}}}}`.
+Groups are means of the trials that MLflow has loaded, a hundred at first, in the order of their
+targets: press *Load more* below the table for all of them. The figures to quote are the report's.
+
+A loss is what the attacker sees: lower matches the update better (`loss_so_far`, while a search is
+under way). PSNR and SSIM compare with the private image: higher leaks more. `prior_only` is the
+floor, `oracle` the ceiling. Pictures are among the artifacts of an audit if its plan says
+`images: {{{{tracking: true}}}}`.
 """
 
 
@@ -82,7 +87,7 @@ def _audits() -> dict[str, Any]:
         AUDITS,
         params=("data", "targets", "attack", "searcher", "budget"),
         tags=("leaktune.verdict",),
-        order="attributes.start_time",
+        newest_first=True,
     )
 
 
@@ -93,16 +98,20 @@ def _view(
     metrics: Iterable[str] = (),
     tags: Iterable[str] = (),
     groups: Iterable[str] = (),
-    order: str = "metrics.`psnr`",  # Sorted by a time, trials would be shown below their audits.
+    newest_first: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     columns = {"params": params, "metrics": metrics, "tags": tags}
     keys = [{"mode": "param", "groupByData": group} for group in groups]
+    if keys:  # No figure is of several audits.
+        keys.append({"mode": "tag", "groupByData": RUN_TAG})
     selected = [f"{kind}.`{column}`" for kind, names in columns.items() for column in names]
     return {
         "searchFilter": _FILTERS[name],
-        "orderByKey": order,
-        "orderByAsc": False,
+        # MLflow averages the runs that it has loaded, the first hundred: the first targets of every
+        # group, not those that leaked most. By time, trials would be shown below their audits.
+        "orderByKey": "attributes.start_time" if newest_first else "params.`target`",
+        "orderByAsc": not newest_first,
         "selectedColumns": selected,
         "columnOrder": [*_WIDTHS, *(column for column in selected if column not in _WIDTHS)],
         "columnWidths": _WIDTHS,

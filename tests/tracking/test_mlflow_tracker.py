@@ -90,7 +90,7 @@ def start(folder, **params):
 
 def run_trial(folder, trial):
     folder.append_event("trial_started", trial=trial, params={"defense": DEFENSE})
-    folder.append_event("trial_progress", trial=trial, evaluations=20, loss=0.5)
+    folder.append_event("trial_progress", trial=trial, evaluations=17, loss=0.625)
     folder.append_event(
         "trial_finished",
         trial=trial,
@@ -129,7 +129,8 @@ def test_an_audit_becomes_a_parent_run_and_a_child_run_for_every_trial(folder, s
     assert parent.data.metrics == {"leakage_fraction/sparsification_percent_90": 0.5}
     assert runs["t0"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert runs["t0"].data.params == {"defense": DEFENSE}
-    assert runs["t0"].data.metrics == {"loss": 0.25, "psnr": 17.0, "ssim": 0.25}
+    metrics = {"loss": 0.25, "psnr": 17.0, "ssim": 0.25, "loss_so_far": 0.625}
+    assert runs["t0"].data.metrics == metrics
     assert runs["t0"].data.tags["leaktune.matching"] == "kernels"
     assert runs["t0"].info.status == "FINISHED"
 
@@ -160,11 +161,11 @@ def test_metrics_stand_against_evaluations_at_the_time_of_their_event(folder, st
 
     assert store.curve("t0", "loss") == [(20, 0.5), (30, 0.375), (40, 0.25)]
     assert store.curve("t0", "psnr") == [(20, 12.0), (40, 17.0)]
-    assert report.metrics == 6
+    assert store.curve("t0", "loss_so_far") == [(17, 0.625)]
+    assert report.metrics == 7
     progress = next(e for e in folder.events() if e["kind"] == "trial_progress")
-    rows = store.client.get_metric_history(store.runs()["t0"].info.run_id, "loss")
-    first = min(rows, key=lambda row: row.step)
-    assert first.timestamp == int(progress["time"] * 1000)
+    rows = store.client.get_metric_history(store.runs()["t0"].info.run_id, "loss_so_far")
+    assert rows[0].timestamp == int(progress["time"] * 1000)
 
 
 def test_a_second_sync_adds_nothing(folder, store):
@@ -184,7 +185,7 @@ def test_a_second_sync_adds_nothing(folder, store):
 def test_a_sync_in_the_middle_leaves_only_the_rest_for_the_next(folder, store):
     start(folder)
     folder.append_event("trial_started", trial="t0", params={"defense": DEFENSE})
-    folder.append_event("trial_progress", trial="t0", evaluations=20, loss=0.5)
+    folder.append_event("trial_progress", trial="t0", evaluations=17, loss=0.625)
     first = store.tracker(folder).sync()
     run_trial(folder, "t0")  # As after a lost worker: begun anew, with the same outcome.
     finish(folder)
@@ -192,7 +193,7 @@ def test_a_sync_in_the_middle_leaves_only_the_rest_for_the_next(folder, store):
     second = store.tracker(folder).sync()
 
     assert (first.metrics, first.complete) == (1, False)
-    assert (second.metrics, second.complete) == (6, True)
+    assert (second.metrics, second.complete) == (7, True)
     assert store.curve("t0", "loss") == [(20, 0.5), (30, 0.375), (40, 0.25)]
     assert set(store.runs()) == {None, "t0"}
 
@@ -280,7 +281,7 @@ def test_two_databases_each_get_everything(folder, store, tmp_path):
 
     counts = [each.tracker(folder).sync().metrics for each in (store, other, store)]
 
-    assert counts == [6, 6, 0]
+    assert counts == [7, 7, 0]
     assert set(other.runs()) == {None, "t0"}
 
 

@@ -37,17 +37,16 @@ def page():
 
 @pytest.fixture(scope="module")
 def server(page, tmp_path_factory):
-    """The README's MLflow, with an audit of the embedded plan in it; gives its address."""
+    """The README's MLflow, with two audits of the embedded plan in it; gives its address.
+
+    With one alone, where pictures of it are wanted.
+    """
     folder = tmp_path_factory.mktemp("audit")
-    smaller = () if PICTURES else ("--set", "targets=2", "--set", "attack.budget=300")
-    words = ("--set", "images.tracking=true", "--set", "tracking.uri=sqlite:///mlflow.db", *smaller)
-    done = subprocess.run(
-        [sys.executable, ROOT / "engine" / "run.py", "run", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode in (0, 101), done.stderr
+    if PICTURES:
+        audit(folder)
+    else:
+        for seed in range(2):
+            audit(folder, "targets=2", "attack.budget=300", f"seed={seed}")
     port = free_port()
     (command,) = re.findall(r"^uv run (mlflow ui .*)$", readme(), re.MULTILINE)
     with (folder / "server.log").open("w") as log:
@@ -67,11 +66,32 @@ def server(page, tmp_path_factory):
             process.wait()
 
 
-def test_attacks_are_compared_by_defense_against_evaluations(page, server, tmp_path):
+def audit(folder, *settings):
+    words = ("images.tracking=true", "tracking.uri=sqlite:///mlflow.db", *settings)
+    done = subprocess.run(
+        [sys.executable, ROOT / "engine" / "run.py", "run", *(f"--set={word}" for word in words)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 101), done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(server):
+    """The audits' runs in MLflow."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(server).search_runs(["1"], "params.targets LIKE '%'")
+
+
+def test_attacks_are_compared_by_defense_against_evaluations(page, server, runs, tmp_path):
     page.open(f"{server}/{link('leaktune-attacks')}")
 
     page.waits_for("The search, against candidate evaluations", "What leaked, at the end")
-    page.waits_for(*(f"defense: {defense}, attack: ggl" for defense in DEFENSES))
+    searches = "attack: ggl, searcher: gauss_newton, leaktune.run:"
+    for run in runs:
+        page.waits_for(*(f"defense: {each}, {searches} {run.info.run_name}" for each in DEFENSES))
     charts = page.waits_for_charts(2)
     text = page.waits_for("target 0, none, ggl, gauss_newton, seed 0")
     assert {"loss", "psnr"} <= set(text.splitlines())
@@ -81,22 +101,26 @@ def test_attacks_are_compared_by_defense_against_evaluations(page, server, tmp_p
     keep(page, tmp_path / "mlflow-attacks.png")
 
 
-def test_trials_are_a_table_with_controls_in_groups(page, server, tmp_path):
+def test_trials_are_a_table_with_controls_in_groups(page, server, runs, tmp_path):
     page.open(f"{server}/{link('leaktune-trials')}")
 
     text = page.waits_for("target 0, any, oracle", "Metrics", "Parameters")
     assert {"loss", "psnr", "ssim", "defense", "attack"} <= set(text.splitlines())
-    for control in ("oracle", "ggl"):
-        assert re.search(rf"Group: defense: \S+, attack: {control}", text)
+    groups = re.findall(r"^Group: defense: .*, attack: (\w+), leaktune\.run: (\S+)$", text, re.M)
+    assert len(groups) == text.count("Group: ")
+    attacks, names = zip(*groups, strict=True)
+    assert "oracle" in attacks
+    assert set(names) == {run.info.run_name for run in runs}
     keep(page, tmp_path / "mlflow-trials.png")
 
 
-def test_audits_are_listed_with_their_verdicts(page, server):
+def test_audits_are_listed_with_their_verdicts(page, server, tmp_path):
     page.open(f"{server}/{link('leaktune-audits')}")
 
     text = page.waits_for("fashion-mnist", "leaktune.verdict", "targets")
     assert "target 0" not in text
     assert "matching run" in text
+    keep(page, tmp_path / "mlflow-audits.png")
 
 
 def test_whoever_opens_the_experiment_finds_the_views_in_its_note(page, server):
@@ -111,15 +135,14 @@ def test_whoever_opens_the_experiment_finds_the_views_in_its_note(page, server):
     assert views == {"leaktune-attacks", "leaktune-trials", "leaktune-audits"}
 
 
-def test_the_montage_is_shown_where_the_plan_allows_it(page, server):
-    from mlflow import MlflowClient
-
-    [audit] = MlflowClient(server).search_runs(["1"], "params.targets LIKE '%'")
-    page.open(f"{server}/#/experiments/1/runs/{audit.info.run_id}/artifacts/private/montage.png")
+def test_the_montage_is_shown_where_the_plan_allows_it(page, server, runs, tmp_path):
+    run = runs[0].info.run_id
+    page.open(f"{server}/#/experiments/1/runs/{run}/artifacts/private/montage.png")
 
     page.waits_for("montage.png", "summary.json")
     widths = "return [...document.images].map(image => image.naturalWidth)"
     wait_until(lambda: max(page.driver.execute_script(widths), default=0) > 300, 120)
+    keep(page, tmp_path / "mlflow-montage.png")
 
 
 def readme():

@@ -189,14 +189,14 @@ def assert_recorded_once(server, recorded, audit):
 
 
 def curves(events, trial):
-    """Returns loss and PSNR by evaluations."""
+    """Returns losses and PSNR by evaluations."""
     own = [event for event in events if event.get("trial") == trial]
-    loss = {e["evaluations"]: e["loss"] for e in own if e["kind"] == "trial_progress"}
+    so_far = {e["evaluations"]: e["loss"] for e in own if e["kind"] == "trial_progress"}
     (end,) = (event for event in own if event["kind"] == "trial_finished")
-    loss |= {evaluations: best for evaluations, best, _ in end["trace"]}
+    loss = {evaluations: best for evaluations, best, _ in end["trace"]}
     psnr = {evaluations: psnr for evaluations, _, psnr in end["trace"] if psnr is not None}
     psnr.setdefault(end["trace"][-1][0] if end["trace"] else 0, end["metrics"]["psnr"])
-    return {"loss": loss, "psnr": psnr}
+    return {"loss": loss, "loss_so_far": so_far, "psnr": psnr}
 
 
 def runs(server, experiment=EXPERIMENT):

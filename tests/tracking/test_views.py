@@ -8,7 +8,7 @@ from engine.lab import trial_specs
 from engine.plan import make_plan
 from engine.scoring.metrics import HIGHER_LEAKS
 from engine.scoring.variants import CONTROLS
-from engine.tracking.changes import MAX_TAG
+from engine.tracking.changes import MAX_TAG, RUN_TAG
 from engine.tracking.experiment import describe_experiment
 from engine.tracking.views import ATTACKS, AUDITS, NOTE, SHARED, TRIALS, experiment_tags
 from engine.trial.record import to_params
@@ -46,6 +46,10 @@ def columns(view, kind):
     return {match[1] for match in found if match}
 
 
+def grouped_by(view, mode):
+    return {g["groupByData"] for g in view["groupBy"]["groupByKeys"] if g["mode"] == mode}
+
+
 def test_no_tag_is_longer_than_a_server_takes(tags):
     assert max(map(len, tags.values())) <= MAX_TAG
 
@@ -58,8 +62,21 @@ def test_trials_are_shown_by_what_they_have(tags, plan, name):
 
     assert columns(trials, "params") <= set(params)
     assert columns(trials, "metrics") <= metrics
-    assert {group["groupByData"] for group in trials["groupBy"]["groupByKeys"]} <= set(params)
+    assert grouped_by(trials, "param") <= set(params)
     assert {chart["metricKey"] for chart in trials.get("compareRunCharts", ())} <= metrics
+
+
+@pytest.mark.parametrize("name", [ATTACKS, TRIALS])
+def test_no_group_is_of_several_audits(tags, name):
+    assert grouped_by(view(tags, name), "tag") == {RUN_TAG}
+
+
+@pytest.mark.parametrize("name", [ATTACKS, TRIALS])
+def test_trials_that_are_loaded_first_are_not_those_that_leaked_most(tags, name):
+    trials = view(tags, name)
+
+    assert (trials["orderByKey"], trials["orderByAsc"]) == ("params.`target`", True)
+    assert "Load more" in tags[NOTE]
 
 
 def test_every_chart_is_in_a_section_that_is_shown(tags):
