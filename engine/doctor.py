@@ -15,7 +15,7 @@ from engine.errors import InfrastructureError, InputError
 from engine.plan import Plan
 from engine.plan.parts import ComputePlan, TrackingPlan
 from engine.scoring.perceptual import BACKBONES, FOLDER, lpips_weights
-from engine.tracking import check_server, shown_uri
+from engine.tracking import check_artifacts, check_server, shown_uri
 
 NEEDED_BYTES = 1024**3
 PACKAGES = ("torch", "ray", "cma", "nevergrad", "mlflow", "pydantic")
@@ -92,6 +92,12 @@ def _check_tracking(tracking: TrackingPlan) -> str:
         raise InfrastructureError(
             f"Expected MLflow at {place} to answer, but {reason}. Start it, or correct "
             "MLFLOW_TRACKING_URI. Audits run without it; `leaktune sync` sends them later."
+        )
+    if reason := check_artifacts(tracking.uri, tracking.experiment):
+        raise InfrastructureError(
+            f"Expected MLflow at {place} to store an artifact, but {reason}. Whoever runs it finds "
+            "the cause in its log: the bucket or folder of --artifacts-destination, or its key. "
+            "Audits run without it; `leaktune sync` sends them later."
         )
     return f"ok  MLflow at {place}, experiment {tracking.experiment!r}"
 

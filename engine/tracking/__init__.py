@@ -4,7 +4,7 @@ The searches know nothing of MLflow: they append events, and what is here reads 
 """
 
 from engine.tracking.connection import TrackingError, shown_uri
-from engine.tracking.experiment import check_server
+from engine.tracking.experiment import check_artifacts, check_server
 from engine.tracking.mlflow_tracker import MlflowTracker, SyncReport
 from engine.tracking.training_tracker import TrainingTracker
 from engine.tracking.uploader import Uploader
@@ -15,6 +15,7 @@ __all__ = [
     "TrackingError",
     "TrainingTracker",
     "Uploader",
+    "check_artifacts",
     "check_server",
     "shown_uri",
 ]

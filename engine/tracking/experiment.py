@@ -3,7 +3,9 @@
 import contextlib
 import os
 import ssl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,11 @@ TAG = "leaktune.experiment"
 NOT_MLFLOW = "not in a valid JSON format"
 
 PATIENCE, CHECK_SECONDS = "MLFLOW_HTTP_REQUEST_TIMEOUT", 4
+# Before its first artifact a server loads what speaks to its store.
+ARTIFACT_SECONDS = 10
+
+# Beside the folders of an experiment's runs, which nobody but MLflow looks at.
+PROBE = ("leaktune-doctor.txt", "Put here by `leaktune doctor`, to see whether artifacts arrive.\n")
 
 ANSWERS_FOR_LATER = (408, 429)  # Statuses of a server that would have obeyed another time.
 
@@ -73,7 +80,7 @@ def check_server(uri: str, experiment: str) -> str | None:
         return None
     try:
         check_reachable(urlsplit(checked))
-        with _short_of_patience():
+        with _short_of_patience(CHECK_SECONDS):
             open_experiment(make_client(checked), checked, experiment)
     except Exception as error:  # Whatever MLflow lets through of the libraries below it.
         if is_refusal(error):
@@ -82,11 +89,48 @@ def check_server(uri: str, experiment: str) -> str | None:
     return None
 
 
+def check_artifacts(uri: str, experiment: str) -> str | None:
+    """Tries whether a server passes artifacts on to its store, as an audit's end would need.
+
+    It makes no run, which only a few may delete again: one small file, the same each time, is put
+    beside the experiment's runs, and stays there. A store that clients write to by themselves is
+    not tried; there is no bound to how long that may take.
+
+    Args:
+        uri: MLflow's tracking URI.
+        experiment: Name of an MLflow experiment, which :func:`check_server` has found there.
+
+    Returns:
+        Why the artifact did not arrive, in a few words; None if it did, or was not tried.
+    """
+    checked = checked_uri(uri)
+    if urlsplit(checked).scheme not in ("http", "https"):
+        return None
+    try:
+        with _short_of_patience(ARTIFACT_SECONDS):
+            place = make_client(checked).get_experiment_by_name(experiment).artifact_location
+            if urlsplit(place).scheme == "mlflow-artifacts":
+                _put_probe(place, checked)
+    except Exception as error:  # Likewise.
+        return redacted(plain_reason(error), checked)
+    return None
+
+
+def _put_probe(place: str, uri: str) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    name, text = PROBE
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_text(text, encoding="utf-8")
+        get_artifact_repository(place, tracking_uri=uri).log_artifact(str(path))
+
+
 @contextlib.contextmanager
-def _short_of_patience() -> Iterator[None]:
+def _short_of_patience(seconds: int) -> Iterator[None]:
     """Waits less long for answers than those who send in the background."""
     usual = os.environ.get(PATIENCE)
-    os.environ[PATIENCE] = str(CHECK_SECONDS)
+    os.environ[PATIENCE] = str(seconds)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from rich.console import Console
 
 from engine.errors import InfrastructureError
 from engine.plan.parts import ComputePlan
@@ -30,6 +31,11 @@ SETTLING_SECONDS: Final = 3.0
 EQUAL: Final = ("leaktune", "torch")
 # What `ray up` writes on the head, with the resources of every kind of machine it may start.
 GROWTH: Final = Path("~/ray_bootstrap_config.yaml")
+# `ray up` returns before one's own machines have joined, each of which may fetch its image first.
+JOINING_SECONDS: Final = 300.0
+# Where Ray looks for its token, in this order.
+AUTH_VARIABLES: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+AUTH_FILE: Final = "~/.ray/auth_token"
 # Set by KubeRay's operator in every pod; what its workers have is not known before they come.
 KUBERAY: Final = "RAY_USAGE_STATS_KUBERAY_IN_USE"
 
@@ -67,7 +73,7 @@ def connect(address: str | None) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise _no_cluster(address, str(error)) from error
+        raise _no_cluster(address, error) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place.
     try:
@@ -106,7 +112,11 @@ def _reach(address: str | None) -> None:
         raise OSError("what listens there is not Ray, whose port is 6379 unless set")
 
 
-def _no_cluster(address: str | None, reason: str) -> InfrastructureError:
+def _no_cluster(address: str | None, error: Exception) -> InfrastructureError:
+    reason = str(error)
+    # Of a cluster that refuses, Ray tells in the text of the cause alone.
+    if "AuthenticationError" in f"{error!r} {error.__cause__}":
+        return _no_token(address, getattr(error, "message", None))
     if "Version mismatch" in reason:
         versions = " ".join(reason.split()).partition("Version mismatch: ")[2].rstrip(".")
         return InfrastructureError(
@@ -115,8 +125,23 @@ def _no_cluster(address: str | None, reason: str) -> InfrastructureError:
         )
     return InfrastructureError(
         f"Expected a Ray cluster at {address!r}, could not connect: {reason.rstrip('.')}. "
-        "Start one with `ray start --head` or `ray up`, set RAY_AUTH_MODE=token where it asks "
-        "for a token, or leave --address out to use this machine."
+        "Start one with `ray start --head` or `ray up`, or leave --address out to use this machine."
+    )
+
+
+def _no_token(address: str | None, found_none: str | None) -> InfrastructureError:
+    """Returns the error of a cluster that asks for a token, or of Ray, which found none to send."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        got = "none, since RAY_AUTH_MODE is not token"
+    elif found_none:
+        got = f"none: {found_none}"
+    else:
+        got = f"another, from {next(filter(os.environ.get, AUTH_VARIABLES), AUTH_FILE)}"
+    where = f"at {address!r}" if address else "on this machine"
+    return InfrastructureError(
+        f"Expected the token of the Ray cluster {where}, got {got}. Set RAY_AUTH_MODE=token and "
+        "give the token in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names, or in "
+        f"{AUTH_FILE}; the first of them counts. `ray get-auth-token` on the head prints it."
     )
 
 
@@ -125,13 +150,16 @@ def describe_machines() -> str:
     import ray
 
     total = ray.cluster_resources()
-    machines = sum(node["Alive"] for node in ray.nodes())
+    machines = len(_machines())
     named = "1 machine" if machines == 1 else f"{machines} machines"
     return f"{named}, {total.get('CPU', 0):g} CPU, {total.get('GPU', 0):g} GPU"
 
 
 def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | None:
     """Checks the machines of the cluster that this process is connected to.
+
+    Where none has what a trial needs and others have yet to join, it tells so on standard error
+    and waits for these, ``JOINING_SECONDS`` at the longest.
 
     Args:
         compute: What a trial needs.
@@ -145,15 +173,13 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
         InfrastructureError: If no machine can ever run a trial; or some see another folder, or
             have other versions of what results depend on.
     """
-    import ray
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    _call_roll(
-        [node["NodeID"] for node in nodes], None if folder is None else str(folder.absolute())
-    )
     wanted = {"CPU": compute.cpus_per_trial, "GPU": compute.gpus_per_trial}
     asked = f"{wanted['CPU']} CPU and {wanted['GPU']:g} GPU for one trial"
-    if any(_has(node["Resources"], wanted) for node in nodes):
+    _call_roll(folder)
+    if not _is_there(wanted) and _absent():
+        _await_joining(wanted, asked)
+        _call_roll(folder)
+    if _is_there(wanted):
         if not _are_occupied(wanted):
             return None
         return (
@@ -167,12 +193,44 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
         )
     have = "; ".join(
         f"{node['Resources'].get('CPU', 0):g} CPU, {node['Resources'].get('GPU', 0):g} GPU"
-        for node in nodes
+        for node in _machines()
     )
+    if absent := _absent():
+        have += f"; machines yet to join: {absent}"
     raise InfrastructureError(
         f"Expected a node with {asked}, the cluster has: {have}. "
         "Lower compute.cpus_per_trial or compute.gpus_per_trial, or add such a machine."
     )
+
+
+def _machines() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _is_there(wanted: Mapping[str, float]) -> bool:
+    return any(_has(node["Resources"], wanted) for node in _machines())
+
+
+def _await_joining(wanted: Mapping[str, float], asked: str) -> None:
+    """Waits until a machine that has what is wanted has joined, or all have."""
+    Console(stderr=True).print(
+        f"No machine of the cluster has {asked} yet; waiting for those that join: {_absent()}. "
+        "`ray status` on its head tells how far they are.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    until = time.monotonic() + JOINING_SECONDS
+    while not _is_there(wanted) and _absent() and time.monotonic() < until:
+        time.sleep(1)
+
+
+def _absent() -> int:
+    """Returns how many of one's own machines, whose resources Ray cannot know, have yet to join."""
+    own = [kind for kind in _kinds() if not kind["resources"]]
+    head_and_workers = 1 + sum(kind["min_workers"] for kind in own)
+    return max(0, head_and_workers - len(_machines())) if own else 0
 
 
 def _are_occupied(wanted: Mapping[str, float]) -> bool:
@@ -195,24 +253,29 @@ def _starts_such(wanted: Mapping[str, float]) -> bool:
     """Returns whether the cluster starts machines when they are needed, and of such a kind."""
     if os.environ.get(KUBERAY) == "1":
         return True
+    return any(kind.get("max_workers") and _has(kind["resources"], wanted) for kind in _kinds())
+
+
+def _kinds() -> list[dict[str, Any]]:
+    """Returns the kinds of machines of the file this head was started from; none without one."""
     try:
         config = yaml.safe_load(GROWTH.expanduser().read_text(encoding="utf-8"))
     except OSError:
-        return False
-    kinds = config["available_node_types"].values()
-    return any(kind.get("max_workers") and _has(kind["resources"], wanted) for kind in kinds)
+        return []
+    return list(config["available_node_types"].values())
 
 
-def _call_roll(nodes: Sequence[str], folder: str | None) -> None:
+def _call_roll(run_folder: Path | None) -> None:
     """Asks every other machine what it sees of the run folder, and which versions it has."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    folder = None if run_folder is None else str(run_folder.absolute())
     look, here = _look(folder), ray.get_runtime_context().get_node_id()
     ask = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = [
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-        for node in nodes
+        for node in (machine["NodeID"] for machine in _machines())
         if node != here
     ]
     if not asked:

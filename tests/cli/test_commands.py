@@ -147,6 +147,20 @@ def test_doctor_misses_a_gpu_that_the_plan_asks_for(leaktune, empty, monkeypatch
     assert examined.err.startswith("Expected 0.5 GPU for a trial, this machine has 0. Lower ")
 
 
+def test_doctor_tells_of_a_server_that_stores_no_artifacts(leaktune, empty, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setattr("engine.doctor.check_server", lambda uri, experiment: None)
+    monkeypatch.setattr("engine.doctor.check_artifacts", lambda uri, experiment: "it said no")
+
+    examined = leaktune("doctor")
+
+    assert examined.code == 4
+    assert examined.err.startswith(
+        "Expected MLflow at http://mlflow:5000 to store an artifact, but it said no. "
+    )
+    assert "`leaktune sync` sends them later" in examined.err
+
+
 def test_help_of_every_command_says_what_it_does_without_importing_anything_heavy():
     script = f"""
 import sys

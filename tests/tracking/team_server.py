@@ -117,7 +117,7 @@ class TeamServer:
 
     def stored(self) -> list[str]:
         """Returns the keys of the bucket's objects."""
-        found = _s3(self.environment).list_objects_v2(Bucket=BUCKET)
+        found = s3_client(self.environment).list_objects_v2(Bucket=BUCKET)
         return [each["Key"] for each in found.get("Contents", [])]
 
     def client(self):
@@ -147,7 +147,7 @@ def team_server(scratch: Path) -> Iterator[TeamServer]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_postgres(postgres_port, environment["PGPASSWORD"]))
         stack.enter_context(_moto(scratch, s3_port))
-        _s3(environment).create_bucket(Bucket=BUCKET)
+        s3_client(environment).create_bucket(Bucket=BUCKET)
         server = TeamServer(scratch, environment, port)
         stack.callback(server.kill)
         server.start()
@@ -241,7 +241,7 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _s3(environment: dict[str, str]):
+def s3_client(environment: dict[str, str]):
     import boto3
 
     return boto3.client(

@@ -1,10 +1,15 @@
+import contextlib
+import json
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from engine.errors import InfrastructureError
 from engine.tracking import TrackingError, check_server
+from engine.tracking.experiment import check_artifacts
 from tests.tracking import answers
 from tests.tracking.answers import answering
 
@@ -91,9 +96,80 @@ def test_a_database_is_not_tried(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert check_server(uri, "leaktune") is None
+    assert check_artifacts(uri, "leaktune") is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_mlflow_keeps_no_runs_is_refused():
     with pytest.raises(InfrastructureError, match=r"sqlite:///mlflow\.db"):
         check_server("file:///tmp/mlruns", "leaktune")
+
+
+@contextlib.contextmanager
+def storing(answer, place="mlflow-artifacts:/1"):
+    """An MLflow whose experiment has its artifacts there, and what it was asked, with the paths."""
+    asked = []
+    found = {"experiment_id": "1", "name": "leaktune", "artifact_location": place}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.say(200, json.dumps({"experiment": found}))
+
+        def do_PUT(self):
+            if answer is None:
+                time.sleep(3)
+            else:
+                self.say(*answer)
+
+        def say(self, status, text):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append(f"{self.command} {self.path.partition('?')[0]}")
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *words):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+LOOK = "GET /api/2.0/mlflow/experiments/get-by-name"
+PUT = "PUT /api/2.0/mlflow-artifacts/artifacts/1/leaktune-doctor.txt"
+
+
+def test_a_server_that_stores_artifacts_is_sent_one_file_and_no_run():
+    with storing((200, "{}")) as (uri, asked):
+        assert check_artifacts(uri, "leaktune") is None
+
+    assert asked == [LOOK, PUT]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (answers.BROKEN, "it answers with error 500"),
+        (answers.NO_PERMISSION, "403 Client Error: Forbidden"),
+        (None, "it did not answer in time"),
+    ],
+)
+def test_a_server_that_stores_no_artifacts_says_why(answer, reason, monkeypatch):
+    monkeypatch.setattr("engine.tracking.experiment.ARTIFACT_SECONDS", 1)
+
+    with storing(answer) as (uri, _):
+        assert reason in check_artifacts(uri, "leaktune")
+
+
+def test_a_store_that_clients_write_to_by_themselves_is_not_tried():
+    with storing((200, "{}"), place="s3://bucket/1") as (uri, asked):
+        assert check_artifacts(uri, "leaktune") is None
+
+    assert asked == [LOOK]

@@ -14,7 +14,15 @@ import yaml
 
 from engine.run_folder import RunFolder
 from engine.tracking import MlflowTracker, TrackingError
-from tests.tracking.team_server import ADMIN, ROOT, missing, team_server, wait_until
+from tests.tracking.team_server import (
+    ADMIN,
+    BUCKET,
+    ROOT,
+    missing,
+    s3_client,
+    team_server,
+    wait_until,
+)
 
 PLAN = {
     "name": "team",
@@ -170,6 +178,40 @@ def test_doctor_says_whether_the_server_takes_this_login(server, member):
 
     assert f"ok  MLflow at {server.uri}, experiment 'leaktune'" in command(member, "doctor")
     assert "to know the user 'member'" in command(wrong, "doctor", code=4)
+
+
+def test_doctor_says_whether_artifacts_arrive_in_the_bucket_and_makes_no_run(
+    server, member, tmp_path
+):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump({"tracking": {"experiment": "examined"}}))
+
+    command(member, "doctor", "--config", plan)
+    with without_bucket(server):
+        said = command(member, "doctor", "--config", plan, code=4)
+
+    assert "to store an artifact, but it answers with error 500" in said
+    with as_client(member):
+        experiment = server.client().get_experiment_by_name("examined").experiment_id
+        assert runs(server, "examined") == []
+    own = [key for key in server.stored() if key.startswith(f"mlflow/{experiment}/")]
+    assert own == [f"mlflow/{experiment}/leaktune-doctor.txt"]
+
+
+@contextlib.contextmanager
+def without_bucket(server):
+    """Takes the bucket away for as long as the block lasts."""
+    s3, where = s3_client(server.environment), {"Bucket": BUCKET}
+    kept = {key: s3.get_object(**where, Key=key)["Body"].read() for key in server.stored()}
+    for key in kept:
+        s3.delete_object(**where, Key=key)
+    s3.delete_bucket(**where)
+    try:
+        yield
+    finally:
+        s3.create_bucket(**where)
+        for key, content in kept.items():
+            s3.put_object(**where, Key=key, Body=content)
 
 
 def assert_recorded_once(server, recorded, audit):

@@ -28,10 +28,20 @@ def without_gpu(ray_cluster, home):
 
 
 def growing(home: Path, **resources: float):
-    kinds = {
-        "head": {"max_workers": 0, "resources": {"CPU": 8, "GPU": 8}},
-        "worker": {"max_workers": 2, "resources": resources},
-    }
+    started_with(
+        home,
+        head={"max_workers": 0, "resources": {"CPU": 8, "GPU": 8}},
+        worker={"max_workers": 2, "resources": resources},
+    )
+
+
+def joined(home: Path, *, workers: int):
+    """What `ray up` writes for machines of one's own: nothing of what they have."""
+    both = {"min_workers": workers, "max_workers": workers}
+    started_with(home, **{"local.cluster.node": {**both, "node_config": {}, "resources": {}}})
+
+
+def started_with(home: Path, **kinds: dict):
     path = home / "ray_bootstrap_config.yaml"
     path.write_text(json.dumps({"available_node_types": kinds}))
 
@@ -69,3 +79,32 @@ def test_on_kubernetes_pods_are_waited_for(without_gpu, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")
 
     assert "waiting for it to start one" in tuning.check_machines(GPU_TRIALS)
+
+
+def test_ones_own_machines_that_have_yet_to_join_are_waited_for_but_not_for_ever(
+    without_gpu, home, monkeypatch, capsys
+):
+    joined(home, workers=2)
+    monkeypatch.setattr("engine.tuning.cluster.JOINING_SECONDS", 1)
+
+    with pytest.raises(InfrastructureError, match=r"0 GPU; machines yet to join: 2\. Lower"):
+        tuning.check_machines(GPU_TRIALS)
+
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "has 1 CPU and 1 GPU for one trial yet; waiting for those that join: 2." in told
+
+
+def test_where_all_have_joined_none_is_waited_for(without_gpu, home, capsys):
+    joined(home, workers=0)
+
+    with pytest.raises(InfrastructureError, match=r"CPU, 0 GPU\. Lower"):
+        tuning.check_machines(GPU_TRIALS)
+
+    assert capsys.readouterr().err == ""
+
+
+def test_where_one_has_what_a_trial_needs_others_may_join_later(ray_cluster, home, capsys):
+    joined(home, workers=2)
+
+    assert tuning.check_machines(ComputePlan(cpus_per_trial=1)) is None
+    assert capsys.readouterr().err == ""
