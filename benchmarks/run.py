@@ -26,6 +26,7 @@ from benchmarks import cases  # noqa: E402
 from benchmarks.search_quality import DEFENSES  # noqa: E402
 from engine.allocator import keep_freed_memory  # noqa: E402
 from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
+from engine.precision import tensor_float  # noqa: E402
 from engine.run_folder import json_lines  # noqa: E402
 
 Results = dict[str, dict[str, Any]]
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     keep_freed_memory()  # As the workers of an audit do.
     try:
         device = _device(options.device)
-        results = options.run(options, device)
+        with tensor_float(False):  # For all contestants alike.
+            results = options.run(options, device)
     except AuditError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -258,8 +258,9 @@ def _searching(settings: AttackSettings, index: int, searcher: Named) -> AttackS
 class ComputePlan(Strict):
     """What the trials may use.
 
-    ``workers`` and ``searches_per_trial`` change speed alone. Threads and devices also change the
-    rounding of float sums, and through it, after many generations, the path of a search.
+    ``workers`` changes speed alone, and so does ``searches_per_trial`` on processors. Threads and
+    devices, and on GPUs the searches of a trial, also change the rounding of float sums, and
+    through it, after many generations, the path of a search.
 
     Attributes:
         fan_out: What a Ray Tune trial is: ``searches``, one or several of them whole, or

@@ -16,6 +16,7 @@ import torch
 
 from engine.allocator import keep_freed_memory
 from engine.attacks import History, Progress
+from engine.determinism import repeat_sums
 from engine.errors import AuditError
 from engine.lab import build_lab, trial_specs
 from engine.plan import Plan, make_plan
@@ -85,7 +86,10 @@ def _load(plan_json: str) -> tuple[dict[str, TrialSpec], Lab]:
     keep_freed_memory()
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(HAND_OVER_SECONDS))
     specs = {spec.id: spec for spec in trial_specs(plan)}
-    return specs, build_lab(plan, "cuda" if plan.compute.gpus_per_trial else "cpu")
+    if not plan.compute.gpus_per_trial:
+        return specs, build_lab(plan, "cpu")
+    repeat_sums()
+    return specs, build_lab(plan, "cuda")
 
 
 def use_threads(plan: Plan) -> None:
