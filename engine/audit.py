@@ -123,7 +123,8 @@ def _run_remaining(
     """
     specs = {spec.id: spec for spec in trial_specs(plan)}
     done = finished_trials(folder, plan)
-    view = ProgressView(console, {name: s.defense_label for name, s in specs.items()}, [*done])
+    defenses = {name: spec.defense_label for name, spec in specs.items()}
+    view = ProgressView(console, defenses, [*done], _evaluations_kept(folder))
     recorder = Recorder(folder, specs, view, driver.holds)
     for name in done:  # A driver that was killed may have left them.
         remove_histories(folder.trial_folder(name))
@@ -152,6 +153,12 @@ def _run_remaining(
             _interrupted(folder, len(done), len(specs)),
             exit_code=STOPPED_EXIT if signal.SIGTERM in stopped else 130,
         )
+
+
+def _evaluations_kept(folder: RunFolder) -> dict[str, int]:
+    """Returns how far each trial was by the last report of it."""
+    reports = (event for event in folder.events() if event["kind"] == "trial_progress")
+    return {event["trial"]: event["evaluations"] for event in reports}
 
 
 def _interrupted(folder: RunFolder, done: int, trials: int) -> str:

@@ -32,10 +32,17 @@ class ProgressView:
         console: Where to show.
         trials: Trial id to the defense it belongs to.
         done: Ids of trials finished before.
+        restored: Evaluations of trials interrupted before, which are not made again.
     """
 
-    def __init__(self, console: Console, trials: Mapping[str, str], done: Sequence[str]) -> None:
-        self._console, self._defense_of = console, trials
+    def __init__(
+        self,
+        console: Console,
+        trials: Mapping[str, str],
+        done: Sequence[str],
+        restored: Mapping[str, int],
+    ) -> None:
+        self._console, self._defense_of, self._restored = console, trials, restored
         self._rows: dict[str, _Row] = {}
         for defense in trials.values():
             self._rows.setdefault(defense, _Row(0)).total += 1
@@ -123,7 +130,8 @@ class ProgressView:
     def _line(self) -> str:
         done, failed, total = self._counts()
         elapsed = time.monotonic() - self._started
-        rate = sum(self._evaluations.values()) / max(elapsed, 1e-9)
+        made = (count - self._restored.get(trial, 0) for trial, count in self._evaluations.items())
+        rate = sum(made) / max(elapsed, 1e-9)
         finished = done + failed - self._before
         left = f"{elapsed / finished * (total - done - failed):.0f} s" if finished else "?"
         text = f"{done}/{total} trials done, {rate:.0f} evaluations/s"

@@ -1,4 +1,5 @@
 import io
+from types import MappingProxyType
 
 import pytest
 from rich.console import Console
@@ -17,9 +18,9 @@ def clock(monkeypatch):
     return now
 
 
-def view_on(terminal, done=()):
+def view_on(terminal, done=(), restored=MappingProxyType({})):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-    return ProgressView(console, TRIALS, done), console.file
+    return ProgressView(console, TRIALS, done, restored), console.file
 
 
 def record(attack="ggl"):
@@ -39,6 +40,16 @@ def test_without_a_terminal_there_is_one_plain_line_every_ten_seconds(clock):
     lines = file.getvalue().splitlines()
     assert lines[1] == "0/3 trials done, 5 evaluations/s, 10 s gone, ? left"
     assert "\x1b" not in file.getvalue()
+
+
+def test_evaluations_of_an_interrupted_search_do_not_count_as_made(clock):
+    view, file = view_on(False, restored={"a": 700})
+
+    with view:
+        clock[0] = 10.0
+        view.progressed("a", 750)
+
+    assert file.getvalue().splitlines()[1].startswith("0/3 trials done, 5 evaluations/s, ")
 
 
 def test_the_time_left_follows_from_the_trials_of_this_run_alone(clock):

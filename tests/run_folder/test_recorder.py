@@ -22,7 +22,7 @@ def held():
 @pytest.fixture
 def recorder(console, tmp_path, held):
     folder = RunFolder.create(tmp_path, "name", plan="{}", resolved={})
-    view = ProgressView(console, {"a": "none", "b": "none"}, [])
+    view = ProgressView(console, {"a": "none", "b": "none"}, [], {})
     return Recorder(folder, {}, view, lambda: held[0])
 
 
