@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.clusters.hosts import ROOT, SHARE, hosts, missing
+from tests.with_ray.audits import Searches
 
 BIN = Path(sys.executable).parent
 PLAN = {
@@ -25,6 +26,7 @@ PLAN = {
 INCONCLUSIVE = 101
 # What a search took and where it ran is all that may differ from a run on one machine.
 OF_THE_MACHINE = {"host", "wall_s", "candidates_per_s"}
+SEARCHES_OF_ALL_HOSTS = 5  # At once: more than two hosts of two CPUs run.
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -97,18 +99,23 @@ def cluster(tmp_path_factory):
 
 
 @pytest.mark.fault("machine lost")
-def test_an_audit_outlives_a_host_and_equals_that_of_one_machine(cluster, tmp_path):
+def test_an_audit_outlives_a_host_and_equals_that_of_one_machine(
+    cluster, tmp_path, record_property
+):
     eventually(lambda: nodes(cluster) == 3, seconds=120)
     (cluster.shared / "plan.yaml").write_text(yaml.safe_dump(PLAN))
     audit = cluster.operator.start(
         *("ray", "submit", cluster.file, "engine/run.py", "--", "run"),
         *("--config", f"{SHARE}/plan.yaml", "--output", f"{SHARE}/runs", "--address", "auto"),
     )
-    lost = cluster.hosts[-1]
+    lost, searches = cluster.hosts[-1], Searches(cluster.shared)
     eventually(lambda: lost.name in hosts_of(results(cluster)), seconds=300)
+    eventually(lambda: len(searches.under_way()) >= SEARCHES_OF_ALL_HOSTS, seconds=60)
     before = len(results(cluster))
+    searches.look()
     lost.cut_off()
-    said, _ = audit.communicate(timeout=600)
+    searches.hit = time.monotonic()
+    said = watched(audit, searches, seconds=600)
     assert audit.returncode in (INCONCLUSIVE, 1), said  # `ray submit` says 1 of any failure.
 
     summary = json.loads(next((cluster.shared / "runs").glob("*/summary.json")).read_text())
@@ -118,6 +125,10 @@ def test_an_audit_outlives_a_host_and_equals_that_of_one_machine(cluster, tmp_pa
     assert comparable(summary) == comparable(alone(tmp_path))
     found = cluster.ray("exec", f"python -c '{COUNT_RUNS}'")
     assert f"runs: {len(summary['trials']) + 1}" in found
+    assert searches.back, searches.kept
+    assert searches.repeated().total() == 0
+    for seconds in searches.back:
+        record_property("seconds", seconds)
 
 
 def test_ray_down_leaves_no_ray_behind(cluster):
@@ -162,6 +173,17 @@ def results(cluster):
 
 def hosts_of(trials):
     return [trial["host"] for trial in trials]
+
+
+def watched(audit, searches, *, seconds):
+    """Looks at the searches of an audit until it ends; returns what it said."""
+    until = time.monotonic() + seconds
+    while True:
+        searches.look()
+        try:
+            return audit.communicate(timeout=0.1)[0]
+        except subprocess.TimeoutExpired:
+            assert time.monotonic() < until, f"not within {seconds} s"
 
 
 def nodes(cluster):

@@ -23,6 +23,7 @@ LOSSES_OF_A_TRIAL = 3  # Workers a trial may lose.
 TIMED = ("wall_s", "candidates_per_s")
 INCONCLUSIVE = 101
 PATIENCE_SECONDS = 240
+HISTORIES = "runs/*/trials/*/history-*.bin"
 
 
 def plan_of(searcher):
@@ -66,35 +67,72 @@ def without_times(record):
 def started(home, plan, *options):
     home.mkdir(exist_ok=True)
     (home / "plan.yaml").write_text(yaml.safe_dump(plan))
-    audit = Audit(home, options)
+    audit = Audit(home, options=options)
     audit.start()
     return audit
 
 
 @dataclass
-class Audit:
-    """A command that runs an audit, in a session of its own, and what is seen of its folder.
+class Searches:
+    """What is seen, in its run folder, of the searches of an audit.
 
     Attributes:
-        home: Where the plan lies and runs are written.
-        options: Of the command line, besides.
-        growing: Whether a generation was kept since the command started or a worker was killed.
+        home: Where runs are written.
+        growing: Whether a generation was kept since an audit started or a worker was killed.
         hit: When a fault struck that no search has gone on after yet, by the monotonic clock.
         back: Seconds from each fault until a search that it broke off went on.
-        losses: By trial, how many workers it may have lost.
         kept: By trial, then by number of attempt: evaluations it was restored from, and all of
             those in its history.
-        seen: Ids of its processes, some of them ended.
     """
 
     home: Path
-    options: tuple[str, ...] = ()
-    process: subprocess.Popen = None
     growing: bool = False
     hit: float | None = None
     back: list[float] = field(default_factory=list)
-    losses: Counter = field(default_factory=Counter)
     kept: dict = field(default_factory=dict)
+
+    def look(self):
+        """Notes what the histories hold."""
+        for path in self.home.glob(HISTORIES):
+            try:
+                counts = evaluations_in(path)
+            except OSError:
+                continue  # The trial has just finished.
+            if counts:
+                attempts = self.kept.setdefault(path.parent.name, {})
+                if self.hit and attempts and path.name not in attempts:
+                    self.back.append(time.monotonic() - self.hit)
+                    self.hit = None
+                before, attempts[path.name] = attempts.get(path.name), (counts[0], sum(counts))
+                self.growing |= before != attempts[path.name]
+
+    def under_way(self):
+        """Returns the trials that a generation is kept of and that have not finished."""
+        return {path.parent.name for path in self.home.glob(HISTORIES)}
+
+    def repeated(self):
+        """Counts the recorded evaluations that an attempt did again, by trial."""
+        again = Counter()
+        for trial, attempts in self.kept.items():
+            numbered = [attempts[name] for name in sorted(attempts)]
+            for (_, before), (restored, _) in itertools.pairwise(numbered):
+                again[trial] += max(0, before - restored)
+        return again
+
+
+@dataclass
+class Audit(Searches):
+    """A command that runs an audit, in a session of its own; its plan lies where runs are written.
+
+    Attributes:
+        options: Of the command line, besides.
+        losses: By trial, how many workers it may have lost.
+        seen: Ids of its processes, some of them ended.
+    """
+
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen = None
+    losses: Counter = field(default_factory=Counter)
     seen: set = field(default_factory=set)
 
     @property
@@ -118,18 +156,7 @@ class Audit:
 
     def over(self):
         """Whether the command has ended; notes what the histories hold."""
-        for path in self.home.glob("runs/*/trials/*/history-*.bin"):
-            try:
-                counts = evaluations_in(path)
-            except OSError:
-                continue  # The trial has just finished.
-            if counts:
-                attempts = self.kept.setdefault(path.parent.name, {})
-                if self.hit and attempts and path.name not in attempts:
-                    self.back.append(time.monotonic() - self.hit)
-                    self.hit = None
-                before, attempts[path.name] = attempts.get(path.name), (counts[0], sum(counts))
-                self.growing |= before != attempts[path.name]
+        self.look()
         return self.process.poll() is not None
 
     def wait(self, condition):
@@ -218,15 +245,6 @@ class Audit:
 
     def summary(self):
         return json.loads((self.run / "summary.json").read_text())
-
-    def repeated(self):
-        """Counts the recorded evaluations that an attempt did again, by trial."""
-        again = Counter()
-        for trial, attempts in self.kept.items():
-            numbered = [attempts[name] for name in sorted(attempts)]
-            for (_, before), (restored, _) in itertools.pairwise(numbered):
-                again[trial] += max(0, before - restored)
-        return again
 
 
 def evaluations_in(path):
