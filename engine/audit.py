@@ -141,7 +141,7 @@ def _run_remaining(
         Console(stderr=True).print(message, style="red", markup=False, soft_wrap=True)
 
     with stop_signals(last_words) as stopped, tuning.connect(address):
-        if awaited := tuning.check_machines(plan.compute, folder.path):
+        if awaited := tuning.check_machines(plan.compute, folder.path, alone=address is None):
             console.print(awaited, highlight=False)
         _start(uploader)
         with view:
@@ -156,9 +156,12 @@ def _run_remaining(
 
 
 def _evaluations_kept(folder: RunFolder) -> dict[str, int]:
-    """Returns how far each trial was by the last report of it."""
-    reports = (event for event in folder.events() if event["kind"] == "trial_progress")
-    return {event["trial"]: event["evaluations"] for event in reports}
+    """Returns how far each trial ever came, as far as was reported."""
+    kept: dict[str, int] = {}
+    for event in folder.events():
+        if event["kind"] == "trial_progress":
+            kept[event["trial"]] = max(kept.get(event["trial"], 0), event["evaluations"])
+    return kept
 
 
 def _interrupted(folder: RunFolder, done: int, trials: int) -> str:

@@ -113,6 +113,15 @@ class ProgressView:
             highlight=False,
         )
 
+    def lost(self, trial: str, error: str) -> None:
+        """Warns that a worker was lost."""
+        self._console.print(
+            f"{trial}: {error}. It goes on from its last generation with another worker.",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+
     def _speak(self) -> None:
         now = time.monotonic()
         if not self._live and now - self._spoken >= PLAIN_SECONDS:
@@ -130,13 +139,16 @@ class ProgressView:
     def _line(self) -> str:
         done, failed, total = self._counts()
         elapsed = time.monotonic() - self._started
-        made = (count - self._restored.get(trial, 0) for trial, count in self._evaluations.items())
-        rate = sum(made) / max(elapsed, 1e-9)
+        rate = sum(map(self._made, self._evaluations)) / max(elapsed, 1e-9)
         finished = done + failed - self._before
         left = f"{elapsed / finished * (total - done - failed):.0f} s" if finished else "?"
         text = f"{done}/{total} trials done, {rate:.0f} evaluations/s"
         text += f", {elapsed:.0f} s gone, {left} left"
         return text + (f", {failed} FAILED" if failed else "")
+
+    def _made(self, trial: str) -> int:
+        # A restored search tells of what it was restored from as well, from its beginning on.
+        return max(0, self._evaluations[trial] - self._restored.get(trial, 0))
 
     def _table(self) -> Table:
         table = Table(caption=self._line(), caption_justify="left")

@@ -47,9 +47,13 @@ def test_evaluations_of_an_interrupted_search_do_not_count_as_made(clock):
 
     with view:
         clock[0] = 10.0
-        view.progressed("a", 750)
+        view.progressed("a", 300)  # It is told what it had found.
+        clock[0] = 20.0
+        view.progressed("a", 800)
 
-    assert file.getvalue().splitlines()[1].startswith("0/3 trials done, 5 evaluations/s, ")
+    lines = file.getvalue().splitlines()
+    assert lines[1].startswith("0/3 trials done, 0 evaluations/s, ")
+    assert lines[2].startswith("0/3 trials done, 5 evaluations/s, ")
 
 
 def test_the_time_left_follows_from_the_trials_of_this_run_alone(clock):

@@ -62,6 +62,13 @@ class Recorder:
         self.folder.append_event("trial_hung", trial=trial, seconds=seconds)
         self.view.hung(trial, seconds)
 
+    def lost(self, trial: str, error: str) -> None:
+        """Logs that a trial's worker was lost, and tells the user."""
+        if not self.holds():
+            return
+        self.folder.append_event("trial_lost", trial=trial, error=error)
+        self.view.lost(trial, error)
+
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """Keeps a trial's outcome: its images first, its result last, as that marks it finished."""
         if not self.holds():

@@ -64,8 +64,14 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
             if name not in self._started:
                 self._start(name)
             self.over.add(name)
-            error = trial.get_error()
-            self._listener.failed(name, self._reason(name, error), str(error))
+            reason = HUNG if name in self._hung else worker_lost(trial)
+            self._listener.failed(name, reason, str(trial.get_error()))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's worker was lost, and the trial waits for another."""
+        for name in self._waiting(trial):
+            if name not in self._hung:  # Of which the listener has heard.
+                self._listener.lost(name, worker_lost(trial))
 
     def hung(self, trial: Any, seconds: float) -> None:
         """A worker was killed because nothing was heard of it for so long."""
@@ -77,12 +83,6 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
         self._started.add(name)
         self._hung.discard(name)
         self._listener.started(name)
-
-    def _reason(self, name: str, error: Exception) -> str:
-        """Returns why a trial's workers were lost, and what may help."""
-        if name in self._hung:
-            return HUNG
-        return f"worker lost: {type(error).__name__}{for_want_of_memory(error)}"
 
     def _waiting(self, trial: Any) -> list[str]:
         return [name for name in trial.config["trials"] if name not in self.over]
@@ -98,6 +98,13 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
             self._listener.progressed(name, news["evaluations"], news["loss"])
             if "unsaved" in news:
                 self._listener.unsaved(name, news["unsaved"])
+
+
+def worker_lost(trial: Any) -> str:
+    """Returns why a trial's last worker was lost, and what may help."""
+    # Of errors that are not a worker's Tune keeps the text alone.
+    error = trial.get_pickled_error() or RuntimeError(trial.get_error())
+    return f"worker lost: {type(error).__name__}{for_want_of_memory(error)}"
 
 
 def is_handed_over(trial: Any) -> bool:
@@ -172,23 +179,28 @@ class HangCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
 
 
 class LossCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.
-    """Tells of trials whose workers were lost too often.
+    """Tells of lost workers.
 
     Args:
-        on_lost: Called for each.
+        on_lost: Called with the reason where the trial goes on with another worker.
+        on_given_up: Called where a trial has lost too many.
     """
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
-        self._on_lost = on_lost
+    def __init__(self, on_lost: Callable[[str], None], on_given_up: Callable[[], None]) -> None:
+        self._on_lost, self._on_given_up = on_lost, on_given_up
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the callable out of what Tune pickles, which nobody resumes from."""
+        """Leaves the callables out of what Tune pickles, which nobody resumes from."""
         return {}
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's worker was lost, and the trial waits for another."""
+        self._on_lost(worker_lost(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's workers were lost too often, or one before the trial was handed over to it."""
         if not never_handed_over(trial):
-            self._on_lost()
+            self._on_given_up()
 
 
 class DoneCallback(Callback):  # type: ignore[misc] # Ray is not typed for mypy.

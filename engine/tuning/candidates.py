@@ -124,6 +124,7 @@ def _evaluate(
     hangs = HangCallback(
         plan.compute.hang_seconds, lambda _, seconds: listener.hung(spec.id, seconds)
     )
+    losses = LossCallback(lambda error: listener.lost(spec.id, error), proposals.lose)
     with tempfile.TemporaryDirectory(prefix="leaktune-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(evaluate, plan=json.dumps(plan.to_dict()), trial=spec.id),
@@ -148,7 +149,7 @@ def _evaluate(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-                callbacks=[hangs, LossCallback(proposals.lose)],
+                callbacks=[hangs, losses],
             ),
         )
         fit(tuner)

@@ -42,6 +42,9 @@ class Listener(Protocol):
     def hung(self, trial: str, seconds: float) -> None:
         """The trial goes on with another worker: for so long nothing was heard of its own."""
 
+    def lost(self, trial: str, error: str) -> None:
+        """The trial goes on with another worker: its own was lost."""
+
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """The trial is done; ``result`` is plain values, ``arrays`` its images and losses."""
 

@@ -42,12 +42,21 @@ def test_nothing_is_written_once_the_run_is_another_drivers(recorder, held):
     recorder.started("a")
     recorder.progressed("a", 10, 0.5)
     recorder.unsaved("a", "full")
+    recorder.lost("a", "error")
     recorder.finished("a", {"spec": "s"}, {"images": None, "losses": None})
     recorder.failed("b", "error", "trace")
 
     assert list(recorder.folder.events()) == []
     assert list(recorder.folder.path.glob("*/*")) == []
     assert recorder.failures == 0
+
+
+def test_a_lost_worker_is_logged_and_shown(recorder, console):
+    recorder.lost("a", "worker lost: ActorDiedError")
+
+    [event] = recorder.folder.events()
+    assert (event["kind"], event["error"]) == ("trial_lost", "worker lost: ActorDiedError")
+    assert "a: worker lost: ActorDiedError. It goes on from its last" in console.file.getvalue()
 
 
 def test_a_hung_worker_is_logged_and_shown(recorder, console):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.tuning.callback import HangCallback, ListenerCallback
+from engine.tuning.callback import HangCallback, ListenerCallback, LossCallback
 from engine.tuning.fan_out import WORKER_LOSSES
 from engine.tuning.worker import News
 
@@ -98,7 +98,8 @@ def lost(trials, why="lost", *, given_up=True):
     """A trial that Tune gives up, after too many losses or before a worker was ready for it."""
     return SimpleNamespace(
         config={"trials": trials},
-        get_error=lambda: RuntimeError(why),
+        get_error=lambda: why,
+        get_pickled_error=lambda: RuntimeError(why),
         should_recover=lambda: not given_up,
     )
 
@@ -139,6 +140,33 @@ def test_a_worker_that_is_not_ready_for_its_next_trial_in_time_is_killed(monkeyp
 
     assert found == [(readied, 11)]
     assert killed == [7]
+
+
+def test_a_lost_worker_is_told_of_though_its_trials_go_on(callback, listener):
+    report(callback, {"b": OUTCOME})
+
+    callback.on_trial_recover(1, [], lost(["a", "b"]))
+
+    assert listener.heard[1:] == [("lost", "a", "worker lost: RuntimeError")]
+
+
+def test_the_end_of_a_worker_that_hung_is_told_of_once(callback, listener):
+    callback.on_trial_start(1, [], lost(["a"]))
+    callback.hung(lost(["a"]), 12.0)
+    callback.on_trial_recover(1, [], lost(["a"]))
+
+    assert [kind for kind, *_ in listener.heard] == ["started", "hung"]
+
+
+def test_a_candidates_lost_worker_is_told_of_until_there_were_too_many():
+    heard = []
+    callback = LossCallback(heard.append, lambda: heard.append("given up"))
+
+    callback.on_trial_recover(1, [], lost([]))
+    callback.on_trial_error(1, [], lost([]))
+    callback.on_trial_error(1, [], lost([], given_up=False))
+
+    assert heard == ["worker lost: RuntimeError", "given up"]
 
 
 def test_what_may_help_is_said_of_workers_killed_for_want_of_memory(callback, listener):
