@@ -25,6 +25,7 @@ from rich.table import Table  # noqa: E402
 from benchmarks import cases  # noqa: E402
 from benchmarks.search_quality import DEFENSES  # noqa: E402
 from engine.allocator import keep_freed_memory  # noqa: E402
+from engine.determinism import repeat_sums  # noqa: E402
 from engine.errors import AuditError, InfrastructureError, PlanError  # noqa: E402
 from engine.precision import tensor_float  # noqa: E402
 from engine.run_folder import json_lines  # noqa: E402
@@ -58,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     keep_freed_memory()  # As the workers of an audit do.
     try:
         device = _device(options.device)
+        if device.type == "cuda":
+            repeat_sums()  # Likewise.
         with tensor_float(False):  # For all contestants alike.
             results = options.run(options, device)
     except AuditError as error:

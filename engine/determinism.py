@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-# Two kinds of workspaces, of which cuBLAS takes one by size; left alone, it may take any.
+# Eight of 4 MiB: one of the two settings with which cuBLAS repeats its sums.
 CUBLAS_WORKSPACES: Final = ":4096:8"
 
 
@@ -14,7 +14,8 @@ def repeat_sums() -> None:
 
     Otherwise threads add in the order in which they come, and a search, which follows every bit,
     ends elsewhere each time. Call it before the process first uses a GPU. Where torch knows no such
-    way, for the gradients of some layers, it takes the usual one and warns.
+    way it takes the usual one, and warns in the log of Ray's worker: for the gradients of some
+    layers, which torch lists, BigGAN's resizing of images among them.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACES)
     torch.use_deterministic_algorithms(True, warn_only=True)

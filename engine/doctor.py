@@ -96,7 +96,8 @@ def _check_tracking(tracking: TrackingPlan) -> str:
     if reason := check_artifacts(tracking.uri, tracking.experiment):
         raise InfrastructureError(
             f"Expected MLflow at {place} to store an artifact, but {reason}. Whoever runs it finds "
-            "the cause in its log: the bucket or folder of --artifacts-destination, or its key. "
+            "the cause in its log: the bucket or folder of --artifacts-destination, or its key; or "
+            "your login may not write to the experiment. "
             "Audits run without it; `leaktune sync` sends them later."
         )
     return f"ok  MLflow at {place}, experiment {tracking.experiment!r}"

@@ -11,7 +11,9 @@ from engine.tuning import worker
 @pytest.fixture
 def process(monkeypatch):
     """Leaves the process as it was."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "TUNE_FUNCTION_THREAD_TIMEOUT_S"):
+        monkeypatch.setenv(name, "")  # So that its being unset is put back.
+        monkeypatch.delenv(name)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -33,6 +35,8 @@ def test_workers_with_a_gpu_repeat_sums_from_the_first_one_on(process, monkeypat
         seen.append((device, torch.are_deterministic_algorithms_enabled()))
 
     monkeypatch.setattr(worker, "build_lab", build)
+    monkeypatch.setattr(worker, "use_threads", lambda plan: None)
+    monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
     plan = make_plan({"compute": {"gpus_per_trial": gpus}}, source="test")
     worker._load.__wrapped__(plan.model_dump_json())
 

@@ -55,7 +55,7 @@ class GradientMatchingObjective:
         regulariser: Latents ``(C, d)`` to penalties ``(C,)``.
         regulariser_weight: Factor of the penalty.
         chunk_size: Candidates computed at once; what memory has room for if None. Losses do not
-            depend on it.
+            depend on it, on processors.
         joint_labels: Whether latents have the labels of their images, in place of ``labels``.
         image_priors: Penalties on candidates' images, each with its factor.
 

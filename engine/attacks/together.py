@@ -21,8 +21,8 @@ def evaluate_together(evaluations: Sequence[MatchingEvaluation]) -> list[Scores]
     """Returns the scores of each evaluation.
 
     Candidates of one generator and one kind of client are one population: generated in one batch
-    and compared in one pass through the target model, as far as memory allows. Losses are those of
-    each objective called alone.
+    and compared in one pass through the target model, as far as memory allows. On processors,
+    losses are those of each objective called alone.
     """
     alike: dict[object, list[int]] = {}
     for place, one in enumerate(evaluations):
@@ -93,7 +93,7 @@ def _differentiated(parts: Sequence[MatchingEvaluation]) -> list[Scores]:
 
     White-box: generator, target model and imitated defense are differentiated, which costs several
     evaluations, in time and in memory. Candidates are together as many as a chunk may have; those
-    of a search are always the same, so that each is compared as by itself.
+    of a search are always the same, so that each is compared, on processors, as by itself.
     """
     if not parts:
         return []

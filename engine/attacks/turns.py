@@ -31,7 +31,8 @@ def run_in_turn(
 ) -> Iterator[list[Over[Result]]]:
     """Takes the steps of several searches, generation by generation, evaluated together.
 
-    Each has the outcome it would have by itself: one that fails does not disturb the others.
+    Each has the outcome it would have by itself, on GPUs but for rounding: one that fails does not
+    disturb the others.
 
     Yields:
         Those that are over as they come, those that come at once together.

@@ -76,6 +76,7 @@ def run(
 def resume(run_folder: Run, address: Address = None) -> None:
     """Finish an interrupted audit, with the same numbers as if it had not been interrupted.
 
+    On GPUs that takes compute.searches_per_trial: 1 in its plan.
     Exit code 4 while another driver is at work on it; otherwise the exit codes of `leaktune run`.
     """
     from engine.driver import drive

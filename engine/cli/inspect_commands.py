@@ -94,8 +94,9 @@ def doctor(
     """Check this machine, MLflow and a cluster before an audit is trusted to them.
 
     Looks at packages, processors, GPUs, storage and MLflow; of a cluster, whether it answers, a
-    trial has room, and all machines see the output folder and have the same versions. Exit code 4
-    at the first thing that would stop an audit.
+    trial has room, and all machines see the output folder and have the same versions. Puts one
+    small file into MLflow's store, to see whether artifacts arrive. Exit code 4 at the first thing
+    that would stop an audit.
     """
     from engine.doctor import examine
     from engine.plan import DEFAULT_PLAN, read_plan

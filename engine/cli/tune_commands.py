@@ -61,7 +61,7 @@ def tune(
 
     # Ray prints on standard output what became of workers.
     with contextlib.redirect_stdout(sys.stderr), tuning.connect(address):
-        if awaited := tuning.check_machines(plan.compute):
+        if awaited := tuning.check_machines(plan.compute, alone=address is None):
             console.print(awaited)
         found, failed = tuning.tune_attack(plan, axes, on_done=note)
     if output_format == "json":

@@ -35,8 +35,8 @@ Audits by leaktune: an audit is a parent run, each of its trials a child run.
 - [All trials]({_LINK}{TRIALS}), with the controls, by defense and attack
 - [Audits]({_LINK}{AUDITS}) with their verdicts
 
-Groups are means of the trials that MLflow has loaded, a hundred at first, in the order of their
-targets: press *Load more* below the table for all of them. The figures to quote are the report's.
+Groups are means of the trials that MLflow has loaded, a hundred at first, of the same targets in
+every group: press *Load more* below the table for all of them. Quote the report's figures.
 
 A loss is what the attacker sees: lower matches the update better (`loss_so_far`, while a search is
 under way). PSNR and SSIM compare with the private image: higher leaks more. `prior_only` is the
@@ -108,7 +108,7 @@ def _view(
     selected = [f"{kind}.`{column}`" for kind, names in columns.items() for column in names]
     return {
         "searchFilter": _FILTERS[name],
-        # MLflow averages the runs that it has loaded, the first hundred: the first targets of every
+        # MLflow averages the runs that it has loaded, the first hundred: the same targets of every
         # group, not those that leaked most. By time, trials would be shown below their audits.
         "orderByKey": "attributes.start_time" if newest_first else "params.`target`",
         "orderByAsc": not newest_first,

@@ -85,7 +85,8 @@ def run_trials(
 ) -> Iterator[list[Outcome]]:
     """Runs trials in turn, generation by generation, with their candidates evaluated together.
 
-    Each has the result it would have by itself: a trial that fails does not disturb the others.
+    Each has the result it would have by itself, on GPUs but for rounding: a trial that fails does
+    not disturb the others.
 
     Args:
         specs: The trials.

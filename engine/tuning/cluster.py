@@ -39,6 +39,8 @@ AUTH_FILE: Final = "~/.ray/auth_token"
 # Set by KubeRay's operator in every pod; what its workers have is not known before they come.
 KUBERAY: Final = "RAY_USAGE_STATS_KUBERAY_IN_USE"
 
+Kinds = list[dict[str, Any]]  # Of machines, as the file GROWTH describes them.
+
 
 @contextlib.contextmanager
 def connect(address: str | None) -> Iterator[None]:
@@ -49,7 +51,8 @@ def connect(address: str | None) -> Iterator[None]:
             that is connected already, that connection is used and kept.
 
     Raises:
-        InfrastructureError: If there is no such cluster, or it is of another Ray or Python.
+        InfrastructureError: If there is no such cluster, it refuses the token, or it is of another
+            Ray or Python.
     """
     set_defaults()
     if address == "auto":  # Ray looks there first.
@@ -93,6 +96,8 @@ def set_defaults() -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Tune writes the state of all its trials out again and again; resuming is ours, not Tune's.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(NEVER_SECONDS))
+    # A lost worker is no failure of its trials, and told of as what it is.
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Under `uv run`, Ray would have every worker build an environment of its own.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -155,7 +160,9 @@ def describe_machines() -> str:
     return f"{named}, {total.get('CPU', 0):g} CPU, {total.get('GPU', 0):g} GPU"
 
 
-def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | None:
+def check_machines(
+    compute: ComputePlan, folder: Path | None = None, *, alone: bool = False
+) -> str | None:
     """Checks the machines of the cluster that this process is connected to.
 
     Where none has what a trial needs and others have yet to join, it tells so on standard error
@@ -164,6 +171,7 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
     Args:
         compute: What a trial needs.
         folder: The run folder, which all machines must see; None if nothing is kept in one.
+        alone: Whether the cluster is this machine's own, which no other joins.
 
     Returns:
         What the audit has to wait for: machines that the cluster has yet to start, or others who
@@ -176,8 +184,9 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
     wanted = {"CPU": compute.cpus_per_trial, "GPU": compute.gpus_per_trial}
     asked = f"{wanted['CPU']} CPU and {wanted['GPU']:g} GPU for one trial"
     _call_roll(folder)
-    if not _is_there(wanted) and _absent():
-        _await_joining(wanted, asked)
+    kinds = [] if alone else _kinds()
+    if not _is_there(wanted) and _absent(kinds):
+        _await_joining(kinds, wanted, asked)
         _call_roll(folder)
     if _is_there(wanted):
         if not _are_occupied(wanted):
@@ -186,7 +195,7 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
             f"No machine of the cluster has {asked} free; waiting for others to end. "
             "`ray status` on its head tells what they use."
         )
-    if _starts_such(wanted):
+    if not alone and _starts_such(kinds, wanted):
         return (
             f"No machine of the cluster has {asked} yet; waiting for it to start one. "
             "`ray status` on its head tells how far it is."
@@ -195,7 +204,7 @@ def check_machines(compute: ComputePlan, folder: Path | None = None) -> str | No
         f"{node['Resources'].get('CPU', 0):g} CPU, {node['Resources'].get('GPU', 0):g} GPU"
         for node in _machines()
     )
-    if absent := _absent():
+    if absent := _absent(kinds):
         have += f"; machines yet to join: {absent}"
     raise InfrastructureError(
         f"Expected a node with {asked}, the cluster has: {have}. "
@@ -213,22 +222,22 @@ def _is_there(wanted: Mapping[str, float]) -> bool:
     return any(_has(node["Resources"], wanted) for node in _machines())
 
 
-def _await_joining(wanted: Mapping[str, float], asked: str) -> None:
+def _await_joining(kinds: Kinds, wanted: Mapping[str, float], asked: str) -> None:
     """Waits until a machine that has what is wanted has joined, or all have."""
     Console(stderr=True).print(
-        f"No machine of the cluster has {asked} yet; waiting for those that join: {_absent()}. "
-        "`ray status` on its head tells how far they are.",
+        f"No machine of the cluster has {asked} yet; waiting for those that join: "
+        f"{_absent(kinds)}. `ray status` on its head tells how far they are.",
         highlight=False,
         soft_wrap=True,
     )
     until = time.monotonic() + JOINING_SECONDS
-    while not _is_there(wanted) and _absent() and time.monotonic() < until:
+    while not _is_there(wanted) and _absent(kinds) and time.monotonic() < until:
         time.sleep(1)
 
 
-def _absent() -> int:
+def _absent(kinds: Kinds) -> int:
     """Returns how many of one's own machines, whose resources Ray cannot know, have yet to join."""
-    own = [kind for kind in _kinds() if not kind["resources"]]
+    own = [kind for kind in kinds if not kind["resources"]]
     head_and_workers = 1 + sum(kind["min_workers"] for kind in own)
     return max(0, head_and_workers - len(_machines())) if own else 0
 
@@ -249,14 +258,14 @@ def _has(resources: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
     return all(resources.get(key, 0) >= amount for key, amount in wanted.items())
 
 
-def _starts_such(wanted: Mapping[str, float]) -> bool:
+def _starts_such(kinds: Kinds, wanted: Mapping[str, float]) -> bool:
     """Returns whether the cluster starts machines when they are needed, and of such a kind."""
     if os.environ.get(KUBERAY) == "1":
         return True
-    return any(kind.get("max_workers") and _has(kind["resources"], wanted) for kind in _kinds())
+    return any(kind.get("max_workers") and _has(kind["resources"], wanted) for kind in kinds)
 
 
-def _kinds() -> list[dict[str, Any]]:
+def _kinds() -> Kinds:
     """Returns the kinds of machines of the file this head was started from; none without one."""
     try:
         config = yaml.safe_load(GROWTH.expanduser().read_text(encoding="utf-8"))

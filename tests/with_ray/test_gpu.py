@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 PLAN = plan_of(SEARCHERS[0]) | {"targets": 2}
-PLAN["compute"] |= {"gpus_per_trial": 0.5}
+PLAN["compute"] |= {"gpus_per_trial": 0.5, "searches_per_trial": 1}
 # Takes all the memory of a GPU that is free, until it is told to end.
 TAKER = """
 import torch
@@ -82,7 +82,7 @@ def test_equal_plans_give_equal_results_on_a_gpu(audit, whole):
     assert audit().finish() == whole
 
 
-@pytest.mark.fault("GPU without memory")
+@pytest.mark.fault("GPU full")
 def test_trials_that_find_no_memory_on_the_gpu_say_so_and_are_run_by_a_resume(audit, taker, whole):
     other = taker()
     without = audit()
@@ -93,7 +93,7 @@ def test_trials_that_find_no_memory_on_the_gpu_say_so_and_are_run_by_a_resume(au
     assert without.finish() == whole
 
 
-@pytest.mark.fault("GPU without memory")
+@pytest.mark.fault("GPU full")
 def test_trials_whose_gpu_is_full_meanwhile_end_as_they_would_have_or_say_so(audit, taker, whole):
     disturbed = audit()
     assert disturbed.wait_searching()

@@ -75,6 +75,13 @@ def test_machines_that_would_not_do_either_are_not_waited_for(without_gpu, home)
         tuning.check_machines(GPU_TRIALS)
 
 
+def test_a_machine_alone_is_joined_by_none_whatever_ray_up_left_there(without_gpu, home):
+    growing(home, CPU=4, GPU=1)
+
+    with pytest.raises(InfrastructureError, match="Expected a node with 1 CPU and 1 GPU"):
+        tuning.check_machines(GPU_TRIALS, alone=True)
+
+
 def test_on_kubernetes_pods_are_waited_for(without_gpu, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")
 

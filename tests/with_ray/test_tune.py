@@ -37,7 +37,7 @@ def test_settings_that_fail_are_told_after_the_ranking_of_the_others(form, monke
     ranked = [Tuned({"attack.restarts": 1}, 1.0, 1.0, best_on=1, updates=1, seconds=2.0)]
     failed = [Failed({"attack.restarts": 2}, "OutOfMemoryError: full")]
     monkeypatch.setattr("engine.tuning.connect", lambda address: contextlib.nullcontext())
-    monkeypatch.setattr("engine.tuning.check_machines", lambda compute: "")
+    monkeypatch.setattr("engine.tuning.check_machines", lambda compute, **options: "")
     monkeypatch.setattr("engine.tuning.tune_attack", lambda *args, **names: (ranked, failed))
 
     code = leaktune("tune", "--over", "attack.restarts=[1, 2]", *SMALL, "--format", form)

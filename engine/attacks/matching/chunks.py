@@ -1,4 +1,4 @@
-"""Candidates in as large chunks as memory allows, with the same numbers for every size."""
+"""Candidates in as large chunks as memory allows, on processors with the same numbers for all."""
 
 import os
 from collections.abc import Callable
