@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from ray.tune import Callback
@@ -65,7 +66,7 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
                 self._start(name)
             self.over.add(name)
             reason = HUNG if name in self._hung else worker_lost(trial)
-            self._listener.failed(name, reason, str(trial.get_error()))
+            self._listener.failed(name, reason, last_error(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker was lost, and the trial waits for another."""
@@ -101,10 +102,18 @@ class ListenerCallback(Callback):  # type: ignore[misc] # Ray is not typed for m
 
 
 def worker_lost(trial: Any) -> str:
-    """Returns why a trial's last worker was lost, and what may help."""
-    # Of errors that are not a worker's Tune keeps the text alone.
-    error = trial.get_pickled_error() or RuntimeError(trial.get_error())
-    return f"worker lost: {type(error).__name__}{for_want_of_memory(error)}"
+    """Returns why a trial's last worker was lost, in Ray's words, and what may help."""
+    text = last_error(trial)
+    reason = text.partition("\n")[0].rstrip(".")
+    return f"worker lost: {reason}{for_want_of_memory(RuntimeError(text))}"
+
+
+def last_error(trial: Any) -> str:
+    """Returns the text of a trial's last error; Tune's own way looks where it comes at the end."""
+    if trial.error_file is None:
+        return ""
+    errors = Path(trial.error_file).read_text(encoding="utf-8")
+    return errors.rpartition("Failure # ")[2].partition("\n")[2].strip()
 
 
 def is_handed_over(trial: Any) -> bool:

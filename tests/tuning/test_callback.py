@@ -10,6 +10,7 @@ from engine.tuning.worker import News
 
 OUTCOME = {"result": {"loss": 1.0}, "arrays": {"images": np.zeros((1, 28, 28))}}
 PROGRESS = {"evaluations": 10, "loss": 0.5}
+DIED = "The actor died.\nIts id."
 ERROR = {"error": "ValueError: no", "traceback": "where"}
 
 
@@ -81,7 +82,7 @@ def test_news_is_not_written_out():
     assert len(repr(News({"b": OUTCOME}))) < 100
 
 
-def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener):
+def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener, lost):
     trial = lost(["a", "b"])
     report(callback, {"b": OUTCOME})
 
@@ -90,21 +91,27 @@ def test_a_lost_worker_fails_the_trials_that_are_not_over(callback, listener):
 
     assert listener.heard[1:] == [
         ("started", "a"),
-        ("failed", "a", "worker lost: RuntimeError", "lost"),
+        ("failed", "a", "worker lost: The actor died", DIED),
     ]
 
 
-def lost(trials, why="lost", *, given_up=True):
-    """A trial that Tune gives up, after too many losses or before a worker was ready for it."""
-    return SimpleNamespace(
-        config={"trials": trials},
-        get_error=lambda: why,
-        get_pickled_error=lambda: RuntimeError(why),
-        should_recover=lambda: not given_up,
-    )
+@pytest.fixture
+def lost(tmp_path):
+    """Makes trials that Tune gives up, after too many losses or before a worker was ready."""
+    file = tmp_path / "error.txt"
+
+    def make(trials, why=DIED, *, given_up=True):
+        file.write_text(f"Failure # 1 (occurred at noon)\nfirst\nFailure # 2 (at one)\n{why}\n")
+        return SimpleNamespace(
+            config={"trials": trials},
+            error_file=str(file),
+            should_recover=lambda: not given_up,
+        )
+
+    return make
 
 
-def test_a_trial_that_never_came_to_a_worker_is_run_again_so_many_times(callback, listener):
+def test_a_trial_that_never_came_to_a_worker_is_run_again_so_many_times(callback, listener, lost):
     for _ in range(WORKER_LOSSES):
         callback.missed.clear()
         callback.on_trial_error(1, [], lost(["a"], given_up=False))
@@ -114,7 +121,7 @@ def test_a_trial_that_never_came_to_a_worker_is_run_again_so_many_times(callback
     callback.on_trial_error(1, [], lost(["a"], given_up=False))
 
     # Started as well: what is known of a trial but its end is told of then.
-    failed = ("failed", "a", "worker lost: RuntimeError", "lost")
+    failed = ("failed", "a", "worker lost: The actor died", DIED)
     assert listener.heard == [("started", "a"), failed]
     assert callback.over == {"a"}
 
@@ -142,15 +149,15 @@ def test_a_worker_that_is_not_ready_for_its_next_trial_in_time_is_killed(monkeyp
     assert killed == [7]
 
 
-def test_a_lost_worker_is_told_of_though_its_trials_go_on(callback, listener):
+def test_a_lost_worker_is_told_of_though_its_trials_go_on(callback, listener, lost):
     report(callback, {"b": OUTCOME})
 
     callback.on_trial_recover(1, [], lost(["a", "b"]))
 
-    assert listener.heard[1:] == [("lost", "a", "worker lost: RuntimeError")]
+    assert listener.heard[1:] == [("lost", "a", "worker lost: The actor died")]
 
 
-def test_the_end_of_a_worker_that_hung_is_told_of_once(callback, listener):
+def test_the_end_of_a_worker_that_hung_is_told_of_once(callback, listener, lost):
     callback.on_trial_start(1, [], lost(["a"]))
     callback.hung(lost(["a"]), 12.0)
     callback.on_trial_recover(1, [], lost(["a"]))
@@ -158,7 +165,7 @@ def test_the_end_of_a_worker_that_hung_is_told_of_once(callback, listener):
     assert [kind for kind, *_ in listener.heard] == ["started", "hung"]
 
 
-def test_a_candidates_lost_worker_is_told_of_until_there_were_too_many():
+def test_a_candidates_lost_worker_is_told_of_until_there_were_too_many(lost):
     heard = []
     callback = LossCallback(heard.append, lambda: heard.append("given up"))
 
@@ -166,20 +173,20 @@ def test_a_candidates_lost_worker_is_told_of_until_there_were_too_many():
     callback.on_trial_error(1, [], lost([]))
     callback.on_trial_error(1, [], lost([], given_up=False))
 
-    assert heard == ["worker lost: RuntimeError", "given up"]
+    assert heard == ["worker lost: The actor died", "given up"]
 
 
-def test_what_may_help_is_said_of_workers_killed_for_want_of_memory(callback, listener):
+def test_what_may_help_is_said_of_workers_killed_for_want_of_memory(callback, listener, lost):
     callback.on_trial_error(1, [], lost(["a"], "killed by SIGKILL by OOM killer"))
 
     [_, (_, _, reason, _)] = listener.heard
     assert reason == (
-        "worker lost: RuntimeError, perhaps for want of memory; lower compute.workers or "
-        "compute.searches_per_trial"
+        "worker lost: killed by SIGKILL by OOM killer, perhaps for want of memory; lower "
+        "compute.workers or compute.searches_per_trial"
     )
 
 
-def test_trials_given_up_after_hanging_are_said_to_have_hung(callback, listener):
+def test_trials_given_up_after_hanging_are_said_to_have_hung(callback, listener, lost):
     report(callback, {"a": OUTCOME})
     for trial in (lost(["a", "b"]), lost(["c"])):
         callback.on_trial_start(1, [], trial)
@@ -190,17 +197,17 @@ def test_trials_given_up_after_hanging_are_said_to_have_hung(callback, listener)
     reason = "worker lost after hanging; was it slow, raise compute.hang_seconds"
     assert listener.heard[3:] == [
         ("hung", "b", 12.0),
-        ("failed", "b", reason, "lost"),
-        ("failed", "c", "worker lost: RuntimeError", "lost"),
+        ("failed", "b", reason, DIED),
+        ("failed", "c", "worker lost: The actor died", DIED),
     ]
 
 
 def test_trials_that_hung_once_and_fail_for_another_reason_are_not_said_to_have_hung(
-    callback, listener
+    callback, listener, lost
 ):
     callback.on_trial_start(1, [], lost(["a"]))
     callback.hung(lost(["a"]), 12.0)
     callback.on_trial_start(1, [], lost(["a"]))
     callback.on_trial_error(1, [], lost(["a"]))
 
-    assert listener.heard[-1] == ("failed", "a", "worker lost: RuntimeError", "lost")
+    assert listener.heard[-1] == ("failed", "a", "worker lost: The actor died", DIED)

@@ -72,6 +72,9 @@ def test_a_killed_worker_costs_no_more_than_the_generation_under_way(
             kills["worker"] += 1
 
     assert audit.finish() == whole(searcher)
+    told = [event["error"] for one in [*done, audit] for event in one.events("trial_lost")]
+    assert told
+    assert all(error.startswith("worker lost: The actor died") for error in told)
     assert_nothing_was_repeated([*done, audit], kills, record_property)
 
 
