@@ -46,7 +46,7 @@ class Chunks:
             try:
                 results.append(score(start, stop))
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._halve(error)
                 continue
@@ -80,9 +80,11 @@ def _free_bytes(device: torch.device) -> int:
     return 2**31
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The allocator of CPUs raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Tells whether an error says that memory was missing."""
+    # On CPUs it is a plain RuntimeError, the latter oneDNN's.
+    words = ("can't allocate memory", "could not create a primitive")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def filled_up(rows: Tensor) -> Tensor:

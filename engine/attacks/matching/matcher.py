@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.matching.chunks import Chunks, affordable
+from engine.attacks.matching.chunks import Chunks, affordable, is_out_of_memory
 from engine.attacks.matching.kernels import Kernels
 from engine.attacks.matching.moments import Moments, Observation
 from engine.errors import UnsupportedModelError
@@ -157,6 +157,8 @@ def _make_kernels(
     try:
         return Kernels(model, image_shape), ""
     except (UnsupportedModelError, RuntimeError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error):  # The model is none the worse for it.
+            raise
         return None, str(error).rstrip(".")
 
 
@@ -164,7 +166,9 @@ def _vmaps(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:
     """Tells whether torch.func can differentiate the model for several candidates at once."""
     try:
         compute_update(model, *_example(model, image_shape, 2))
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 
@@ -174,6 +178,8 @@ def _check_images(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
         with torch.no_grad():
             model(_example(model, image_shape, 2)[0])
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UnsupportedModelError(
             f"Expected a target model for images of shape {image_shape}, as the generator makes, "
             f"but it refuses them: {str(error).splitlines()[0]}"

@@ -129,6 +129,28 @@ def test_a_model_that_has_no_update_is_refused_in_words(make, shape, message):
         Matcher(make(), shape)
 
 
+class Starved(TinyNet):
+    """Finds no memory from its n-th pass on."""
+
+    def __init__(self, passes):
+        super().__init__()
+        self.left = passes
+
+    def forward(self, images):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("could not create a primitive")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_a_want_of_memory_is_not_laid_at_the_models_door(passes):
+    with pytest.raises(RuntimeError, match="could not create a primitive") as raised:
+        Matcher(Starved(passes).eval(), IMAGE_SHAPE)
+
+    assert not isinstance(raised.value, UnsupportedModelError)
+
+
 def test_a_process_makes_the_matcher_of_a_model_once():
     model = build(TinyNet, 0)
 
