@@ -204,11 +204,23 @@ class Audit(Searches):
         return True
 
     def suspend_worker(self):
-        """Stops a worker for good, which does not end it; returns its id."""
-        worker = self.workers()[0]
-        os.kill(worker, signal.SIGSTOP)
+        """Stops a worker amid a trial for good, which does not end it; returns its id.
+
+        One that is between two trials may not be missed.
+        """
+        while not (worker := self._stop_one_at_work()):
+            assert not self.over(), self.log()
         self.hit = time.monotonic()
         return worker
+
+    def _stop_one_at_work(self):
+        for worker in self.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGSTOP)  # Or its trial might end after a look at it.
+                if is_working(worker):
+                    return worker
+                os.kill(worker, signal.SIGCONT)
+        return None
 
     def workers(self):
         """Returns the ids of its workers' processes."""
@@ -278,6 +290,11 @@ def command_of(pid):
 
 def is_worker(pid):
     return command_of(pid).startswith("ray::ImplicitFunc")
+
+
+def is_working(pid):
+    """Whether a worker has a trial, and neither waits for one nor is being started."""
+    return command_of(pid).startswith("ray::ImplicitFunc.train")
 
 
 def kill(pids):

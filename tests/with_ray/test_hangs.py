@@ -5,11 +5,7 @@ import signal
 
 import pytest
 
-from tests.with_ray.audits import (
-    INCONCLUSIVE,
-    command_of,
-    is_worker,
-)
+from tests.with_ray.audits import INCONCLUSIVE, is_worker, is_working
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -40,7 +36,7 @@ def test_trials_that_hang_again_and_again_are_given_up_and_make_no_verdict(audit
 
     while not audit.over():
         for pid in audit.workers():
-            if command_of(pid).startswith("ray::ImplicitFunc.train"):  # Not one that only starts.
+            if is_working(pid):
                 os.kill(pid, signal.SIGSTOP)
         audit.sleep(0.2)
 
