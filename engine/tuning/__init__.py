@@ -2,8 +2,9 @@
 
 from engine.tuning.attack_settings import Tuned, tune_attack
 from engine.tuning.candidates import run_candidates
-from engine.tuning.cluster import check_machines, connect, describe_machines
+from engine.tuning.cluster import connect
 from engine.tuning.fan_out import Listener, run_trials
+from engine.tuning.machines import check_machines, describe_machines
 
 __all__ = [
     "Listener",

@@ -92,7 +92,7 @@ def test_ones_own_machines_that_have_yet_to_join_are_waited_for_but_not_for_ever
     without_gpu, home, monkeypatch, capsys
 ):
     joined(home, workers=2)
-    monkeypatch.setattr("engine.tuning.cluster.JOINING_SECONDS", 1)
+    monkeypatch.setattr("engine.tuning.machines.JOINING_SECONDS", 1)
 
     with pytest.raises(InfrastructureError, match=r"0 GPU; machines yet to join: 2\. Lower"):
         tuning.check_machines(GPU_TRIALS)
