@@ -90,37 +90,29 @@ class ProgressView:
         shown = f"Trial {trial} failed: {error}"
         if first:
             shown += f"\n{trace}\nFurther failures are shown without their tracebacks."
-        self._console.print(shown, style="red", markup=False, highlight=False)
+        self._warn(shown, style="red")
 
     def unsaved(self, trial: str, error: str) -> None:
         """Warns that the progress of trials cannot be saved."""
-        self._console.print(
+        self._warn(
             f"The progress of {trial} cannot be saved: {error}. It goes on; were it interrupted, "
-            "it would begin again. Further trials of which this is true are in events.jsonl.",
-            style="yellow",
-            markup=False,
-            highlight=False,
+            "it would begin again. Further trials of which this is true are in events.jsonl."
         )
 
     def hung(self, trial: str, seconds: float) -> None:
         """Warns that a worker was given up."""
-        self._console.print(
+        self._warn(
             f"Nothing was heard of the worker of {trial} for {seconds:.0f} s, so it is killed; the "
             "trial goes on from its last generation with another. If it was only slow, raise "
-            "compute.hang_seconds.",
-            style="yellow",
-            markup=False,
-            highlight=False,
+            "compute.hang_seconds."
         )
 
     def lost(self, trial: str, error: str) -> None:
         """Warns that a worker was lost."""
-        self._console.print(
-            f"{trial}: {error}. It goes on from its last generation with another worker.",
-            style="yellow",
-            markup=False,
-            highlight=False,
-        )
+        self._warn(f"{trial}: {error}. It goes on from its last generation with another worker.")
+
+    def _warn(self, text: str, style: str = "yellow") -> None:
+        self._console.print(text, style=style, markup=False, highlight=False)
 
     def _speak(self) -> None:
         now = time.monotonic()

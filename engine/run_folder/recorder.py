@@ -35,39 +35,29 @@ class Recorder:
 
     def started(self, trial: str) -> None:
         """Logs that a trial was taken up."""
-        if not self.holds():
-            return
-        self.folder.append_event("trial_started", trial=trial, params=to_params(self.specs[trial]))
+        self._log("trial_started", trial, params=to_params(self.specs[trial]))
 
     def progressed(self, trial: str, evaluations: int, loss: float | None) -> None:
         """Logs how far a trial has come."""
-        if not self.holds():
-            return
-        self.folder.append_event("trial_progress", trial=trial, evaluations=evaluations, loss=loss)
-        self.view.progressed(trial, evaluations)
+        if self._log("trial_progress", trial, evaluations=evaluations, loss=loss):
+            self.view.progressed(trial, evaluations)
 
     def unsaved(self, trial: str, error: str) -> None:
         """Logs that a trial's progress could not be saved, and warns the user of the first."""
-        if not self.holds():
-            return
-        self.folder.append_event("trial_unsaved", trial=trial, error=error)
-        self.unsaved_trials += 1
-        if self.unsaved_trials == 1:
-            self.view.unsaved(trial, error)
+        if self._log("trial_unsaved", trial, error=error):
+            self.unsaved_trials += 1
+            if self.unsaved_trials == 1:
+                self.view.unsaved(trial, error)
 
     def hung(self, trial: str, seconds: float) -> None:
         """Logs that a trial's worker was given up, and tells the user."""
-        if not self.holds():
-            return
-        self.folder.append_event("trial_hung", trial=trial, seconds=seconds)
-        self.view.hung(trial, seconds)
+        if self._log("trial_hung", trial, seconds=seconds):
+            self.view.hung(trial, seconds)
 
     def lost(self, trial: str, error: str) -> None:
         """Logs that a trial's worker was lost, and tells the user."""
-        if not self.holds():
-            return
-        self.folder.append_event("trial_lost", trial=trial, error=error)
-        self.view.lost(trial, error)
+        if self._log("trial_lost", trial, error=error):
+            self.view.lost(trial, error)
 
     def finished(self, trial: str, result: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """Keeps a trial's outcome: its images first, its result last, as that marks it finished."""
@@ -89,8 +79,13 @@ class Recorder:
 
     def failed(self, trial: str, error: str, trace: str) -> None:
         """Logs a failed trial and shows the user why."""
-        if not self.holds():
-            return
-        self.folder.append_event("trial_failed", trial=trial, error=error, traceback=trace)
-        self.failures += 1
-        self.view.failed(trial, error, trace, first=self.failures == 1)
+        if self._log("trial_failed", trial, error=error, traceback=trace):
+            self.failures += 1
+            self.view.failed(trial, error, trace, first=self.failures == 1)
+
+    def _log(self, kind: str, trial: str, **facts: Any) -> bool:
+        """Appends an event while the run is this driver's; returns whether it is."""
+        held = self.holds()
+        if held:
+            self.folder.append_event(kind, trial=trial, **facts)
+        return held
