@@ -16,6 +16,7 @@ import torch
 
 from engine.allocator import keep_freed_memory
 from engine.attacks import History, Progress
+from engine.attacks.matching import is_out_of_memory
 from engine.determinism import repeat_sums
 from engine.errors import AuditError
 from engine.lab import build_lab, trial_specs
@@ -30,8 +31,8 @@ REPORT_SECONDS = 1.0
 # How long Tune waits for the last trial's thread, before it drops the next one without a word. One
 # that does not end hangs, and for that there is HangCallback.
 HAND_OVER_SECONDS = 24 * 3600
-# What Ray, Python, torch and, the last, oneDNN say then.
-OUT_OF_MEMORY: Final = ("OOM", "MemoryError", "memory", "could not create a primitive")
+# What Ray and Python say when memory was missing, or may have been.
+OUT_OF_MEMORY: Final = ("OOM", "MemoryError", "memory")
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,9 +120,9 @@ def news_of_error(error: Exception) -> dict[str, str]:
 
 def for_want_of_memory(error: Exception) -> str:
     """Returns what to do about an error that says memory was missing, or may have been."""
-    has_remedy = isinstance(error, AuditError)
     text = f"{type(error).__name__} {error}"
-    if has_remedy or not any(words in text for words in OUT_OF_MEMORY):
+    missing = is_out_of_memory(error) or any(words in text for words in OUT_OF_MEMORY)
+    if isinstance(error, AuditError) or not missing:  # The former have a remedy of their own.
         return ""
     return ", perhaps for want of memory; lower compute.workers or compute.searches_per_trial"
 

@@ -115,6 +115,7 @@ def test_a_history_of_another_plan_is_not_taken_up(spec, folder, reported):
         MemoryError("Cannot allocate memory (os error 12)"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
         RuntimeError("could not create a primitive"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_what_needs_less_memory_is_said_with_an_error_for_want_of_it(error):

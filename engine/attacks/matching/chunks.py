@@ -16,6 +16,14 @@ Result = TypeVar("Result")
 # candidate's loss would depend on its company.
 FEWEST: Final = 16
 MULTIPLE: Final = 4
+# What errors say, other than torch's own of GPUs: torch on CPUs, oneDNN, CUDA without torch's
+# allocator, and its libraries, as cuBLAS (CUBLAS_STATUS_ALLOC_FAILED).
+FULL: Final = (
+    "can't allocate memory",
+    "could not create a primitive",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+)
 # Share of the free memory that a chunk may plan for.
 SHARE = 0.5
 
@@ -82,9 +90,7 @@ def _free_bytes(device: torch.device) -> int:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tells whether an error says that memory was missing."""
-    # On CPUs it is a plain RuntimeError, the latter oneDNN's.
-    words = ("can't allocate memory", "could not create a primitive")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL)
 
 
 def filled_up(rows: Tensor) -> Tensor:

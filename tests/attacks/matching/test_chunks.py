@@ -7,6 +7,8 @@ from engine.errors import InfrastructureError
 
 OUT_OF_MEMORY = {
     "of a GPU": torch.OutOfMemoryError("CUDA out of memory"),
+    "of a GPU that others filled": RuntimeError("CUDA error: out of memory"),
+    "of its libraries": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"),
     "of a CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
 }
 
