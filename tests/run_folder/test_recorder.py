@@ -3,6 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
+from engine.lab import trial_specs
+from engine.plan import make_plan
 from engine.progress import ProgressView
 from engine.run_folder import RunFolder
 from engine.run_folder.recorder import Recorder
@@ -23,7 +25,8 @@ def held():
 def recorder(console, tmp_path, held):
     folder = RunFolder.create(tmp_path, "name", plan="{}", resolved={})
     view = ProgressView(console, {"a": "none", "b": "none"}, [], {})
-    return Recorder(folder, {}, view, lambda: held[0])
+    spec = trial_specs(make_plan({}, source="test"))[0]
+    return Recorder(folder, {"a": spec, "b": spec}, view, lambda: held[0])
 
 
 def test_progress_that_cannot_be_saved_is_logged_for_each_trial_and_shown_once(recorder, console):
